@@ -1,0 +1,218 @@
+//! `virtio_net_hdr`: what travels in front of every frame (VIRTIO 1.2, clause 5.1.6).
+//!
+//! The switch takes this header as metadata of the packet. It is copied out of the sender's memory
+//! once, checked against the frame once ([`VnetHdr::check`]), and carried to every receiver, so that
+//! a 64 KiB segmentation packet crosses the switch whole and a partial checksum stays partial until
+//! a port needs it finished.
+
+use core::ops::{BitAnd, BitOr};
+
+/// Bytes of a `virtio_net_hdr` as VIRTIO 1.x lays it out, `num_buffers` included.
+pub const VNET_HDR_BYTES: usize = 12;
+
+/// The checksum from `csum_start` to the end is still to be written (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).
+pub const F_NEEDS_CSUM: u8 = 1;
+/// The checksum was verified by a device (`VIRTIO_NET_HDR_F_DATA_VALID`).
+pub const F_DATA_VALID: u8 = 2;
+
+/// Set beside a TCP segmentation type: the segment carries ECN's CWR (`VIRTIO_NET_HDR_GSO_ECN`).
+const GSO_ECN: u8 = 0x80;
+
+/// How a large frame is to be cut into wire frames: `gso_type` without its ECN bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum GsoType {
+    /// One wire frame: nothing to cut.
+    #[default]
+    None = 0,
+    /// TCP over IPv4 (`VIRTIO_NET_HDR_GSO_TCPV4`).
+    Tcp4 = 1,
+    /// UDP datagram to be fragmented by IP (`VIRTIO_NET_HDR_GSO_UDP`, "UFO").
+    Ufo = 3,
+    /// TCP over IPv6 (`VIRTIO_NET_HDR_GSO_TCPV6`).
+    Tcp6 = 4,
+    /// UDP datagrams of `gso_size` each (`VIRTIO_NET_HDR_GSO_UDP_L4`, "USO").
+    UdpL4 = 5,
+}
+
+/// A `virtio_net_hdr`, taken apart. All numbers are in host order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct VnetHdr {
+    /// [`F_NEEDS_CSUM`] and [`F_DATA_VALID`].
+    pub flags: u8,
+    /// How to cut the frame.
+    pub gso: GsoType,
+    /// Whether the TCP segment carries CWR, so that only the first cut may keep it.
+    pub ecn: bool,
+    /// Bytes of headers up to and with the L4 header, as the sender says; a hint (clause 5.1.6.2).
+    pub hdr_len: u16,
+    /// Payload bytes a cut, 0 without segmentation.
+    pub gso_size: u16,
+    /// First byte that the checksum covers, from the start of the frame.
+    pub csum_start: u16,
+    /// Where the checksum goes, from `csum_start`.
+    pub csum_offset: u16,
+}
+
+/// Why a frame's `virtio_net_hdr` cannot be true. Each is a counted drop at the sender's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VnetFault {
+    /// `gso_type` is none that VIRTIO 1.2 defines.
+    #[error("gso_type {0:#x} is not defined by VIRTIO 1.2")]
+    UnknownGso(u8),
+    /// Segmentation asked for with `gso_size` 0, or `gso_size` given that the frame cannot hold.
+    #[error("gso_size {gso_size} is impossible in a frame of {frame_bytes} bytes")]
+    GsoSize {
+        /// Payload bytes a cut, as the sender says.
+        gso_size: u16,
+        /// Bytes of the frame.
+        frame_bytes: u32,
+    },
+    /// Segmentation without a partial checksum (clause 5.1.6.2 demands `NEEDS_CSUM`).
+    #[error("segmentation asked for without NEEDS_CSUM")]
+    GsoWithoutCsum,
+    /// The checksum field lies beyond the frame.
+    #[error("checksum at {csum_start}+{csum_offset} lies beyond a frame of {frame_bytes} bytes")]
+    CsumBeyondFrame {
+        /// First byte that the checksum covers.
+        csum_start: u16,
+        /// Where the checksum goes, from `csum_start`.
+        csum_offset: u16,
+        /// Bytes of the frame.
+        frame_bytes: u32,
+    },
+}
+
+impl VnetHdr {
+    /// Takes the 12 bytes apart. Fails only for a `gso_type` that is not defined; whether the rest can
+    /// be true depends on the frame, see [`VnetHdr::check`].
+    #[inline]
+    pub fn decode(raw: &[u8; VNET_HDR_BYTES]) -> Result<VnetHdr, VnetFault> {
+        let gso = match raw[1] & !GSO_ECN {
+            0 => GsoType::None,
+            1 => GsoType::Tcp4,
+            3 => GsoType::Ufo,
+            4 => GsoType::Tcp6,
+            5 => GsoType::UdpL4,
+            _ => return Err(VnetFault::UnknownGso(raw[1])),
+        };
+        let u16_at = |at: usize| u16::from_le_bytes([raw[at], raw[at + 1]]);
+        Ok(VnetHdr {
+            flags: raw[0] & (F_NEEDS_CSUM | F_DATA_VALID),
+            gso,
+            ecn: raw[1] & GSO_ECN != 0,
+            hdr_len: u16_at(2),
+            gso_size: u16_at(4),
+            csum_start: u16_at(6),
+            csum_offset: u16_at(8),
+        })
+    }
+
+    /// Puts the 12 bytes together, with `num_buffers` as the receiver's ring needs it.
+    #[inline]
+    pub fn encode(&self, num_buffers: u16) -> [u8; VNET_HDR_BYTES] {
+        let mut raw = [0; VNET_HDR_BYTES];
+        raw[0] = self.flags;
+        raw[1] = self.gso as u8 | if self.ecn { GSO_ECN } else { 0 };
+        raw[2..4].copy_from_slice(&self.hdr_len.to_le_bytes());
+        raw[4..6].copy_from_slice(&self.gso_size.to_le_bytes());
+        raw[6..8].copy_from_slice(&self.csum_start.to_le_bytes());
+        raw[8..10].copy_from_slice(&self.csum_offset.to_le_bytes());
+        raw[10..12].copy_from_slice(&num_buffers.to_le_bytes());
+        raw
+    }
+
+    /// Whether the L4 checksum is still partial.
+    #[inline]
+    pub fn needs_csum(&self) -> bool {
+        self.flags & F_NEEDS_CSUM != 0
+    }
+
+    /// Whether nothing is asked for: an ordinary frame.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.gso == GsoType::None && !self.needs_csum()
+    }
+
+    /// Holds the header against the length of its frame (bytes without this header).
+    #[inline]
+    pub fn check(&self, frame_bytes: u32) -> Result<(), VnetFault> {
+        if self.is_plain() {
+            return Ok(());
+        }
+        let (csum_start, csum_offset) = (self.csum_start, self.csum_offset);
+        if self.needs_csum() && u32::from(csum_start) + u32::from(csum_offset) + 2 > frame_bytes {
+            return Err(VnetFault::CsumBeyondFrame { csum_start, csum_offset, frame_bytes });
+        }
+        if self.gso != GsoType::None {
+            if !self.needs_csum() && self.gso != GsoType::Ufo {
+                return Err(VnetFault::GsoWithoutCsum);
+            }
+            if self.gso_size == 0 || u32::from(self.gso_size) > frame_bytes {
+                return Err(VnetFault::GsoSize { gso_size: self.gso_size, frame_bytes });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A set of offloads: what a port's receiver accepts unfinished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Offloads(u8);
+
+impl Offloads {
+    /// Everything must be finished before it is handed over.
+    pub const NONE: Offloads = Offloads(0);
+    /// Partial checksums (`VIRTIO_NET_F_GUEST_CSUM`, `TUN_F_CSUM`).
+    pub const CSUM: Offloads = Offloads(1);
+    /// TCP over IPv4, uncut (`VIRTIO_NET_F_GUEST_TSO4`, `TUN_F_TSO4`).
+    pub const TSO4: Offloads = Offloads(1 << 1);
+    /// TCP over IPv6, uncut (`VIRTIO_NET_F_GUEST_TSO6`, `TUN_F_TSO6`).
+    pub const TSO6: Offloads = Offloads(1 << 2);
+    /// Uncut TCP with ECN's CWR (`VIRTIO_NET_F_GUEST_ECN`, `TUN_F_TSO_ECN`).
+    pub const ECN: Offloads = Offloads(1 << 3);
+    /// UDP datagrams, uncut (`VIRTIO_NET_F_GUEST_USO4`/`_USO6`, `TUN_F_USO4`/`_USO6`).
+    pub const USO: Offloads = Offloads(1 << 4);
+    /// UDP to be fragmented, whole (`VIRTIO_NET_F_GUEST_UFO`).
+    pub const UFO: Offloads = Offloads(1 << 5);
+    /// All but UFO, which Linux gave up in 4.14.
+    pub const ALL: Offloads = Offloads(0b1_1111);
+
+    /// Whether every offload of `other` is in this set.
+    #[inline]
+    pub const fn contains(self, other: Offloads) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether a receiver with these offloads takes a frame with `header` as it is.
+    #[inline]
+    pub const fn accept(self, header: &VnetHdr) -> bool {
+        let mut needed = if header.flags & F_NEEDS_CSUM != 0 { Offloads::CSUM.0 } else { 0 };
+        needed |= match header.gso {
+            GsoType::None => 0,
+            GsoType::Tcp4 => Offloads::TSO4.0,
+            GsoType::Tcp6 => Offloads::TSO6.0,
+            GsoType::UdpL4 => Offloads::USO.0,
+            GsoType::Ufo => Offloads::UFO.0,
+        };
+        if header.ecn {
+            needed |= Offloads::ECN.0;
+        }
+        self.0 & needed == needed
+    }
+}
+
+impl BitOr for Offloads {
+    type Output = Offloads;
+    fn bitor(self, other: Offloads) -> Offloads {
+        Offloads(self.0 | other.0)
+    }
+}
+
+impl BitAnd for Offloads {
+    type Output = Offloads;
+    fn bitand(self, other: Offloads) -> Offloads {
+        Offloads(self.0 & other.0)
+    }
+}
