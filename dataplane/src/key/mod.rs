@@ -15,6 +15,10 @@
 //! | `l4_dst` | port, ICMP code | - | - |
 //! | `hw_src`, `hw_dst` | ND link-layer addresses | `arp_sha`, `arp_tha` | - |
 
+pub mod extract;
+
+pub use extract::{Layout, Malformed, Network, Transport, extract};
+
 use crate::api::PortId;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -148,8 +152,43 @@ impl FlowKey {
     /// Sets or clears [`FLAG_COLD`] as the second line is; for keys that were made by hand.
     #[must_use]
     pub fn with_flags(mut self) -> FlowKey {
-        self.flags = if self.words()[8..].iter().any(|w| *w != 0) { FLAG_COLD } else { 0 };
+        self.flags = self.cold_flag();
         self
+    }
+
+    /// What [`FlowKey::flags`] must be for the second line as it is.
+    #[inline]
+    fn cold_flag(&self) -> u8 {
+        let any = self.words()[8..].iter().fold(0, |any, word| any | word);
+        if any == 0 { 0 } else { FLAG_COLD }
+    }
+
+    /// The first cache line as words, to be stored whole.
+    #[inline]
+    fn hot_words(&mut self) -> &mut [u64; 8] {
+        let words: &mut [u64; 16] = zerocopy::transmute_mut!(self);
+        words.first_chunk_mut().expect("eight of sixteen")
+    }
+
+    /// The first word: `in_port`, then `ip_proto`, `ip_tos`, `ip_frag` and `flags`.
+    #[inline]
+    fn word_of_port(port: PortId, ip: [u8; 4]) -> u64 {
+        zerocopy::transmute!([u32::from(port.0), u32::from_ne_bytes(ip)])
+    }
+
+    /// A word that is the first six of `bytes` and a number: a hardware address and what follows it. Eight
+    /// bytes come in because one load of eight is cheaper than one of four and one of two.
+    #[inline]
+    fn word_of_address(bytes: [u8; 8], number: u16) -> u64 {
+        const ADDRESS: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+        let number: u64 = zerocopy::transmute!([0, 0, 0, number]);
+        u64::from_ne_bytes(bytes) & ADDRESS | number
+    }
+
+    #[inline]
+    fn clear_cold(&mut self) {
+        (self.ip6_src, self.ip6_dst, self.nd_target) = ([0; 16], [0; 16], [0; 16]);
+        (self.hw_src, self.hw_dst, self.reserved) = ([0; 6], [0; 6], [0; 4]);
     }
 }
 
