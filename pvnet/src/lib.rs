@@ -12,10 +12,11 @@
 //! | [`ring`] | the split virtqueue, device side and driver side |
 //! | [`device`] | a port without rings: frames that come and go by system call |
 //! | [`tap`], [`packet`] | the two such devices: TAP and AF_PACKET (feature `std`) |
+//! | [`namespace`] | a network namespace of the process's own and its interfaces (feature `std`) |
 //! | [`guest`] | the in-process guest: rings, memory and a smoltcp TCP/IP stack (feature `std`) |
 //!
-//! The crate reads no clock and starts no thread. Without the feature `std` it opens no file either,
-//! and is `no_std` + `alloc`.
+//! The crate reads no clock and starts no thread, but for those that [`namespace`] is asked for. Without
+//! the feature `std` it opens no file either, and is `no_std` + `alloc`.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -30,7 +31,11 @@ pub mod ring;
 #[cfg(feature = "std")]
 pub mod guest;
 #[cfg(feature = "std")]
+pub mod namespace;
+#[cfg(feature = "std")]
 pub mod packet;
+#[cfg(feature = "std")]
+mod sys;
 #[cfg(feature = "std")]
 pub mod tap;
 
