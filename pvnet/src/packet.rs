@@ -74,6 +74,10 @@ pub enum PacketError {
 }
 
 /// An interface, attached. It is promiscuous while this lives and otherwise left as it is.
+///
+/// A pushed frame that is not to be segmented may be as long as the interface's MTU, its Ethernet
+/// header and one 802.1Q tag; a longer one is [`PushError::Refused`], as is one with an 802.1ad tag that
+/// exceeds the MTU. Frames of two tags want an MTU that leaves room for them.
 #[derive(Debug)]
 pub struct PacketSocket {
     socket: OwnedFd,
