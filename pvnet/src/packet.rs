@@ -428,26 +428,86 @@ unsafe fn restore_tag(slot: &mut PullSlot, tag: [u8; TAG_BYTES]) {
 
 #[cfg(test)]
 mod tests {
-    //! The two conversions that a new kernel's tests cannot reach: the 10-byte header, and a tag put
-    //! back into a frame of exactly the length that its slot was made for.
+    //! What the tests against the kernel do not reach: the 10-byte header of older kernels, batches of
+    //! more than one system call, and a tag put back into the longest frame that its slot was made for.
     use super::*;
     use crate::MAX_FRAME_BYTES;
     use crate::header::{F_NEEDS_CSUM, GsoType};
-    use std::array;
+    use std::os::unix::net::UnixDatagram;
 
+    /// A socket that keeps datagrams apart is as good as a packet socket to all but `attach`.
+    fn over(socket: UnixDatagram, header_bytes: u32) -> PacketSocket {
+        socket.set_nonblocking(true).unwrap();
+        let (offloads, gone) = (Offloads::NONE, AtomicBool::new(false));
+        PacketSocket { socket: socket.into(), index: 0, header_bytes, offloads, gone }
+    }
+
+    /// A header with every byte but `num_buffers` taken, and a frame that tells its number.
+    fn numbered(number: u8) -> [u8; 40] {
+        let mut memory = [number; 40];
+        memory[..VNET_HDR_BYTES].copy_from_slice(&[1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0]);
+        memory
+    }
+
+    /// Holds: a batch longer than one system call arrives whole and in order, however its frames are
+    /// cut, and a frame in too many parts costs itself alone; with either header, of which an older
+    /// kernel sees the first 10 bytes and `pull` makes 12 again.
     #[test]
-    fn a_legacy_header_is_the_first_ten_of_twelve_bytes() {
-        let mut memory: [u8; 20] = array::from_fn(|at| at as u8);
-        let whole = Segment::new(memory.as_mut_ptr(), 20);
-        let (header, frame) = split_header(whole, LEGACY_HDR_BYTES);
-        let mut read = ([0; 10], [0; 8]);
-        // SAFETY: both lie in `memory`.
-        unsafe {
-            header.read(&mut read.0);
-            frame.read(&mut read.1);
+    fn batches_cross_with_either_header() {
+        const FRAMES: usize = 3 * BATCH_FRAMES;
+        for header_bytes in [LEGACY_HDR_BYTES, VNET_HDR_BYTES as u32] {
+            let (left, right) = UnixDatagram::pair().unwrap();
+            let tapped = right.try_clone().unwrap();
+            let (left, right) = (over(left, header_bytes), over(right, header_bytes));
+
+            let mut memory: Vec<_> = (0..FRAMES as u8).map(numbered).collect();
+            let parts = |(at, memory): (usize, &mut [u8; 40])| -> Vec<Segment> {
+                let whole = Segment::new(memory.as_mut_ptr(), 40);
+                let cut = [whole.first(VNET_HDR_BYTES as u32 + (at % 3) as u32)];
+                let rest = (cut[0].len()..40).map(|at| whole.skip(at).first(1));
+                cut.into_iter().chain(rest).collect()
+            };
+            let mut parts: Vec<_> = memory.iter_mut().enumerate().map(parts).collect();
+            parts[50] = vec![parts[50][0]; FRAME_PARTS + 1];
+            let frames: Vec<_> = parts.iter().map(|parts| PushFrame { parts }).collect();
+            let mut outcomes = vec![Err(PushError::Full); FRAMES];
+            left.push(&frames, &mut outcomes);
+            let expected: Vec<_> =
+                (0..FRAMES).map(|at| if at == 50 { Err(PushError::Refused) } else { Ok(()) }).collect();
+            assert_eq!(outcomes, expected);
+
+            let mut raw = [0; 64];
+            let bytes = tapped.recv(&mut raw).unwrap();
+            assert_eq!(bytes, header_bytes as usize + 28, "the first frame, as the kernel takes it");
+            assert_eq!(raw[..10], numbered(0)[..10]);
+
+            let mut memory = vec![[0xa5; 64]; FRAMES];
+            let slot = |m: &mut [u8; 64]| PullSlot { buffer: Segment::new(m.as_mut_ptr(), 64), bytes: 0 };
+            let mut slots: Vec<_> = memory.iter_mut().map(slot).collect();
+            assert_eq!(right.pull(&mut slots), Ok(FRAMES - 2));
+            for (slot, number) in slots.iter().zip((1..FRAMES as u8).filter(|&number| number != 50)) {
+                let mut frame = [0; 40];
+                // SAFETY: the slot lies in `memory` and has 64 bytes.
+                unsafe { slot.buffer.read(&mut frame) };
+                assert_eq!((slot.bytes, frame), (40, numbered(number)));
+            }
+            assert_eq!(right.pull(&mut slots), Ok(0));
         }
-        assert_eq!(read, (array::from_fn(|at| at as u8), array::from_fn(|at| at as u8 + 12)));
-        assert!(split_header(whole.first(12), LEGACY_HDR_BYTES).1.is_empty());
+    }
+
+    /// Holds: a frame cut off at the end of its slot is left out, and the ones around it move up.
+    #[test]
+    fn a_frame_that_does_not_fit_is_left_out() {
+        let (left, right) = UnixDatagram::pair().unwrap();
+        for bytes in [40, 65, 41] {
+            left.send(&vec![bytes as u8; bytes]).unwrap();
+        }
+        let mut memory = [[0; 64]; 3];
+        let mut slots = memory
+            .each_mut()
+            .map(|memory| PullSlot { buffer: Segment::new(memory.as_mut_ptr(), 64), bytes: 0 });
+        assert_eq!(over(right, VNET_HDR_BYTES as u32).pull(&mut slots), Ok(2));
+        assert_eq!((slots[0].bytes, slots[1].bytes), (40, 41));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! go through libc, whose calls take addresses. The kernel copies with fault handling: a guest that
 //! unmapped its own memory makes such a call fail with `EFAULT`, and nothing worse.
 
-use crate::device::{PushError, PushFrame};
-use crate::{device::DeviceFault, mem::Segment};
+use crate::device::{DeviceFault, PushError};
+use crate::mem::Segment;
 use core::mem::{MaybeUninit, size_of};
 use rustix::io::Errno;
 use std::ffi::{c_int, c_short, c_ulong, c_void};
@@ -63,22 +63,6 @@ pub(crate) fn device_fault(errno: Errno) -> DeviceFault {
         // A TAP's file outlives its interface as EBADFD, a packet socket as ENXIO.
         Errno::BADFD | Errno::NODEV | Errno::NXIO => DeviceFault::Gone,
         errno => DeviceFault::System(errno.raw_os_error()),
-    }
-}
-
-/// Pushes every frame by `write`, until one shows that the rest would fare the same.
-pub(crate) fn push_each(
-    frames: &[PushFrame<'_>],
-    outcomes: &mut [Result<(), PushError>],
-    mut write: impl FnMut(&PushFrame<'_>) -> Result<(), PushError>,
-) {
-    let mut outcomes = outcomes.iter_mut();
-    for (frame, outcome) in frames.iter().zip(&mut outcomes) {
-        *outcome = write(frame);
-        if let Err(error @ (PushError::LinkDown | PushError::Fault(_))) = *outcome {
-            outcomes.for_each(|later| *later = Err(error));
-            return;
-        }
     }
 }
 

@@ -129,6 +129,15 @@ impl Tap {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// Writes one frame straight from where its parts lie, by way of `parts`.
+    fn write(&self, frame: &PushFrame<'_>, parts: &mut [PartSlot]) -> Result<(), PushError> {
+        let count = sys::gather(frame.parts.iter().copied(), parts).ok_or(PushError::Refused)?;
+        // SAFETY: `gather` filled that many parts, and by the device's contract the switch vouches for
+        // the memory that they name; the kernel only reads it.
+        let write = || unsafe { libc::writev(self.file.as_raw_fd(), parts.as_ptr().cast(), count as c_int) };
+        retry_on_intr(|| sys::check(write())).map(drop).map_err(sys::push_error)
+    }
 }
 
 /// Has the kernel hand over frames unfinished, as far as it can, and answers how far that is. What it
@@ -174,14 +183,15 @@ impl Device for Tap {
 
     fn push(&self, frames: &[PushFrame<'_>], outcomes: &mut [Result<(), PushError>]) {
         let mut parts = [PartSlot::uninit(); FRAME_PARTS];
-        sys::push_each(frames, outcomes, |frame| {
-            let count = sys::gather(frame.parts.iter().copied(), &mut parts).ok_or(PushError::Refused)?;
-            // SAFETY: `gather` filled that many parts, and by the device's contract the switch vouches
-            // for the memory that they name; the kernel only reads it.
-            let write =
-                || unsafe { libc::writev(self.file.as_raw_fd(), parts.as_ptr().cast(), count as c_int) };
-            retry_on_intr(|| sys::check(write())).map(drop).map_err(sys::push_error)
-        });
+        let mut outcomes = outcomes.iter_mut();
+        for (frame, outcome) in frames.iter().zip(&mut outcomes) {
+            *outcome = self.write(frame, &mut parts);
+            if let Err(error @ (PushError::LinkDown | PushError::Fault(_))) = *outcome {
+                // The rest would fare the same.
+                outcomes.for_each(|later| *later = Err(error));
+                return;
+            }
+        }
     }
 
     fn offloads(&self) -> Offloads {
