@@ -177,25 +177,93 @@ pub fn extract(
         key.clear_cold();
     }
     let (eth, behind) = header.split_first_chunk::<14>().ok_or(Malformed::Truncated)?;
+    let frame = Frame { eth, behind, frame_bytes, in_port, tunnel_id };
+    // Each of these is the same code, compiled for what is known of its frames: without tags and with one L3
+    // protocol it needs 126 instructions instead of 221, as everything that cannot be is a constant.
     let outer_type = be16([eth[12], eth[13]]);
-    let tags = if is_vlan(outer_type) { Tags::parse(outer_type, behind)? } else { Tags::none(outer_type) };
+    match outer_type {
+        ETH_IPV4 => frame.parse(Tags::none(ETH_IPV4), key),
+        ETH_IPV6 => frame.parse_ipv6(key),
+        _ => frame.parse_any(outer_type, key),
+    }
+}
 
-    let l3 = 14 + 4 * usize::from(tags.count);
-    let packet = header.get(l3..).ok_or(Malformed::BadVlan)?;
-    let packet_bytes = (frame_bytes as usize).saturating_sub(l3);
-    let upper = match tags.eth_type {
-        // The common case stores by itself: it knows most of the fields as constants, which would go
-        // through memory if the cases met before the stores.
-        ETH_IPV4 => {
-            let upper = ipv4(packet, packet_bytes, l3)?;
-            return Ok(upper.finish(eth, &tags, in_port, tunnel_id, key));
+/// What [`extract`] is given, but for the key.
+#[derive(Clone, Copy)]
+struct Frame<'a> {
+    eth: &'a [u8; 14],
+    behind: &'a [u8],
+    frame_bytes: u32,
+    in_port: PortId,
+    tunnel_id: u64,
+}
+
+impl Frame<'_> {
+    #[inline(never)]
+    fn parse_ipv6(self, key: &mut FlowKey) -> Result<Layout, Malformed> {
+        self.parse(Tags::none(ETH_IPV6), key)
+    }
+
+    #[inline(never)]
+    fn parse_any(self, outer_type: u16, key: &mut FlowKey) -> Result<Layout, Malformed> {
+        let tags = if is_vlan(outer_type) {
+            Tags::parse(outer_type, self.behind)?
+        } else {
+            Tags::none(outer_type)
+        };
+        self.parse(tags, key)
+    }
+
+    /// Parses what is behind the `tags`.
+    #[inline(always)]
+    fn parse(self, tags: Tags, key: &mut FlowKey) -> Result<Layout, Malformed> {
+        let l3 = 14 + 4 * usize::from(tags.count);
+        let packet = self.behind.get(l3 - 14..).ok_or(Malformed::BadVlan)?;
+        let packet_bytes = (self.frame_bytes as usize).saturating_sub(l3);
+        // Each case stores by itself, as it knows most of the fields as constants.
+        let l3_at = l3 as u8;
+        match tags.eth_type {
+            ETH_IPV4 => Ok(self.store(l3_at, &tags, &ipv4(packet, packet_bytes, l3)?, key)),
+            ETH_IPV6 => {
+                let upper = ipv6(packet, packet_bytes, l3, key)?;
+                Ok(self.store(l3_at, &tags, &upper, key))
+            }
+            ETH_ARP => {
+                let upper = arp(packet, key);
+                Ok(self.store(l3_at, &tags, &upper, key))
+            }
+            ETH_MPLS | ETH_MPLS_MULTICAST => Ok(self.store(l3_at, &tags, &mpls(packet), key)),
+            _ => Ok(self.store(l3_at, &tags, &Upper::default(), key)),
         }
-        ETH_IPV6 => ipv6(packet, packet_bytes, l3, key)?,
-        ETH_ARP => arp(packet, key),
-        ETH_MPLS | ETH_MPLS_MULTICAST => mpls(packet),
-        _ => Upper::default(),
-    };
-    Ok(upper.finish(eth, &tags, in_port, tunnel_id, key))
+    }
+
+    /// Stores the first cache line of the key and says where the headers were.
+    #[inline(always)]
+    fn store(&self, l3: u8, tags: &Tags, upper: &Upper, key: &mut FlowKey) -> Layout {
+        let [dst @ .., _, _, _, _, _, _] = *self.eth;
+        let [_, _, _, _, _, _, src @ ..] = *self.eth;
+        let eth_type = if tags.eth_type < ETH_TYPE_MIN { 0 } else { tags.eth_type };
+        *key.hot_words() = [
+            FlowKey::word_of_port(self.in_port, [upper.ip_proto, upper.ip_tos, upper.ip_frag, upper.flags]),
+            FlowKey::word_of_address(dst, eth_type),
+            FlowKey::word_of_address(src, tags.tpid),
+            transmute!([tags.tci, tags.inner_tpid, tags.inner_tci, upper.ip6_exthdr]),
+            transmute!([upper.ip4_src, upper.ip4_dst]),
+            transmute!([transmute!([upper.l4_src, upper.l4_dst]), upper.ip6_flabel]),
+            0,
+            self.tunnel_id,
+        ];
+        Layout {
+            l3,
+            l4: upper.l4,
+            vlan_tags: tags.count,
+            network: upper.network,
+            transport: upper.transport,
+            nd_sll: upper.nd_sll,
+            nd_tll: upper.nd_tll,
+            routed: upper.routed,
+        }
+    }
 }
 
 #[inline]
@@ -328,49 +396,20 @@ fn ipv6(packet: &[u8], packet_bytes: usize, l3: usize, key: &mut FlowKey) -> Res
     if upper.ip_frag & FRAG_LATER == 0 {
         let l4 = packet.get(at..).unwrap_or_default();
         upper.transport(l4, l3 + at, Transport::Icmpv6, cut);
-        if upper.transport == Transport::Icmpv6 && matches!(upper.l4_src, ND_SOLICIT | ND_ADVERT) {
-            upper.neighbour(l4, l3 + at, key);
+        let found = |option_at: u8| if option_at == 0 { 0 } else { upper.l4 + option_at };
+        match (upper.transport, upper.l4_src) {
+            (Transport::Icmpv6, ND_SOLICIT) => upper.nd_sll = found(neighbour(ND_OPTION_SLL, l4, key)),
+            (Transport::Icmpv6, ND_ADVERT) => upper.nd_tll = found(neighbour(ND_OPTION_TLL, l4, key)),
+            _ => {}
+        }
+        if upper.flags == 0 {
+            upper.flags = key.cold_flag();
         }
     }
     Ok(upper)
 }
 
 impl Upper {
-    /// Stores the first cache line of the key, and says where everything was.
-    #[inline(always)]
-    fn finish(
-        self,
-        eth: &[u8; 14],
-        tags: &Tags,
-        in_port: PortId,
-        tunnel_id: u64,
-        key: &mut FlowKey,
-    ) -> Layout {
-        let eth_type = if tags.eth_type < ETH_TYPE_MIN { 0 } else { tags.eth_type };
-        let [dst @ .., _, _, _, _, _, _] = *eth;
-        let [_, _, _, _, _, _, src @ ..] = *eth;
-        *key.hot_words() = [
-            FlowKey::word_of_port(in_port, [self.ip_proto, self.ip_tos, self.ip_frag, self.flags]),
-            FlowKey::word_of_address(dst, eth_type),
-            FlowKey::word_of_address(src, tags.tpid),
-            transmute!([tags.tci, tags.inner_tpid, tags.inner_tci, self.ip6_exthdr]),
-            transmute!([self.ip4_src, self.ip4_dst]),
-            transmute!([transmute!([self.l4_src, self.l4_dst]), self.ip6_flabel]),
-            0,
-            tunnel_id,
-        ];
-        Layout {
-            l3: 14 + 4 * tags.count,
-            l4: self.l4,
-            vlan_tags: tags.count,
-            network: self.network,
-            transport: self.transport,
-            nd_sll: self.nd_sll,
-            nd_tll: self.nd_tll,
-            routed: self.routed,
-        }
-    }
-
     /// Parses the L4 header in `l4`, which starts `at` bytes into the frame and ends with the packet or,
     /// if it is `cut`, with the copied bytes.
     #[inline]
@@ -395,35 +434,29 @@ impl Upper {
         self.transport = transport;
         self.l4 = at as u8;
     }
+}
 
-    /// Parses a neighbour solicitation or advertisement (RFC 4861, clauses 4.3 and 4.4): the target, and the
-    /// one link-layer address option that OpenFlow has a field for.
-    #[cold]
-    fn neighbour(&mut self, l4: &[u8], at: usize, key: &mut FlowKey) {
-        let Some(target) = l4.get(8..24) else { return };
-        key.nd_target.copy_from_slice(target);
-        let wanted = if self.l4_src == ND_SOLICIT { ND_OPTION_SLL } else { ND_OPTION_TLL };
-        let mut option_at = 24;
-        while let Some(&[kind, units, a0, a1, a2, a3, a4, a5]) =
-            l4.get(option_at..).and_then(|rest| rest.first_chunk())
-        {
-            if kind == wanted && units == 1 {
-                let address_at = (at + option_at + 2) as u8;
-                let address = [a0, a1, a2, a3, a4, a5];
-                if wanted == ND_OPTION_SLL {
-                    (self.nd_sll, key.hw_src) = (address_at, address);
-                } else {
-                    (self.nd_tll, key.hw_dst) = (address_at, address);
-                }
-                break;
-            }
-            if units == 0 {
-                break;
-            }
-            option_at += usize::from(units) * 8;
+/// Parses a neighbour solicitation or advertisement (RFC 4861, clauses 4.3 and 4.4): the target, and the one
+/// link-layer address option that OpenFlow has a field for. Returns where that address is in `l4`, or 0.
+///
+/// It gets and returns plain values: a reference to the caller's fields would keep all of them in memory.
+#[cold]
+fn neighbour(wanted_option: u8, l4: &[u8], key: &mut FlowKey) -> u8 {
+    let Some(target) = l4.get(8..24) else { return 0 };
+    key.nd_target.copy_from_slice(target);
+    let mut at = 24;
+    while let Some(&[kind, units, a0, a1, a2, a3, a4, a5]) = l4.get(at..).and_then(|rest| rest.first_chunk()) {
+        if kind == wanted_option && units == 1 {
+            let address = [a0, a1, a2, a3, a4, a5];
+            if kind == ND_OPTION_SLL { key.hw_src = address } else { key.hw_dst = address }
+            return (at + 2) as u8;
         }
-        self.flags |= key.cold_flag();
+        if units == 0 {
+            break;
+        }
+        at += usize::from(units) * 8;
     }
+    0
 }
 
 /// What a walk over IPv6 extension headers found.
@@ -532,7 +565,7 @@ fn arp(packet: &[u8], key: &mut FlowKey) -> Upper {
         l4_src: be16([arp[6], arp[7]]),
         ip4_src: u32::from_be_bytes([arp[14], arp[15], arp[16], arp[17]]),
         ip4_dst: u32::from_be_bytes([arp[24], arp[25], arp[26], arp[27]]),
-        flags: key.cold_flag(),
+        flags: if arp[8..14] == [0; 6] && arp[18..24] == [0; 6] { 0 } else { FLAG_COLD },
         network: Network::Arp,
         ..Upper::default()
     }
