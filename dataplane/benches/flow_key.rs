@@ -5,9 +5,7 @@
 #![allow(missing_docs)]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder, SlicedPacket, VlanId,
-};
+use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder, SlicedPacket, VlanId};
 use hyper_switch_dataplane::api::{FlowKey, PortId};
 use hyper_switch_dataplane::key::extract;
 use std::hint::black_box;

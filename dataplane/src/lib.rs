@@ -1,5 +1,15 @@
 //! The data plane: packets from transmit rings, through the flow table, into receive rings.
 //!
+//! ```text
+//!   VM a              transmit(a)                               receive(b)              VM b
+//!   tx ring --kick--> header copied, key extracted,             one copy: header from
+//!                     cache -> megaflow table -> actions        the switch, payload
+//!                     |          \                              straight from a's memory
+//!                     |           miss: held, upcall               ^            \
+//!                     +--> internal receive queue of b --notify----+             rx ring of b
+//!                                                                  +--> a's buffer is completed
+//! ```
+//!
 //! It reads no clock, starts no thread, opens no file and is `no_std` + `alloc`: all that it needs of the
 //! machine is the trait [`host::Host`], and all that a control plane may know of it is [`api`].
 
@@ -11,4 +21,30 @@ extern crate std;
 
 pub mod action;
 pub mod api;
+mod claim;
+pub mod counters;
+mod epoch;
+mod flow;
+mod frame;
+pub mod host;
+mod inbox;
 pub mod key;
+pub mod policy;
+mod port;
+mod switch;
+
+pub use port::{Backend, PortConfig, PortFault, PortState, VmBackend};
+pub use switch::{AttachError, Barrier, Control, CoreContext, Entered, PortStatus, Switch, SwitchConfig};
+
+/// Starts the load of the cache line at `at`; any address will do.
+#[inline]
+fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that a program could see.
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}

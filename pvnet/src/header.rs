@@ -85,6 +85,17 @@ pub enum VnetFault {
 }
 
 impl VnetHdr {
+    /// An ordinary frame: nothing asked for.
+    pub const PLAIN: VnetHdr = VnetHdr {
+        flags: 0,
+        gso: GsoType::None,
+        ecn: false,
+        hdr_len: 0,
+        gso_size: 0,
+        csum_start: 0,
+        csum_offset: 0,
+    };
+
     /// Takes the 12 bytes apart. Fails only for a `gso_type` that is not defined; whether the rest can
     /// be true depends on the frame, see [`VnetHdr::check`].
     #[inline]

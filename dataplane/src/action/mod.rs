@@ -1,5 +1,7 @@
 //! Actions: what a flow does with its packets (OpenFlow 1.3.5, clause 5.12).
 
+pub mod edit;
+
 use crate::api::PortId;
 
 /// One thing to do with a packet. A flow's actions are applied in order; each output sends the packet as

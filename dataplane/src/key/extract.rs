@@ -206,11 +206,8 @@ impl Frame<'_> {
 
     #[inline(never)]
     fn parse_any(self, outer_type: u16, key: &mut FlowKey) -> Result<Layout, Malformed> {
-        let tags = if is_vlan(outer_type) {
-            Tags::parse(outer_type, self.behind)?
-        } else {
-            Tags::none(outer_type)
-        };
+        let tags =
+            if is_vlan(outer_type) { Tags::parse(outer_type, self.behind)? } else { Tags::none(outer_type) };
         self.parse(tags, key)
     }
 
@@ -426,11 +423,8 @@ impl Upper {
             self.transport = if cut { Transport::Beyond } else { Transport::None };
             return;
         };
-        (self.l4_src, self.l4_dst) = if transport == icmp {
-            (u16::from(b0), u16::from(b1))
-        } else {
-            (be16([b0, b1]), be16([b2, b3]))
-        };
+        (self.l4_src, self.l4_dst) =
+            if transport == icmp { (u16::from(b0), u16::from(b1)) } else { (be16([b0, b1]), be16([b2, b3])) };
         self.transport = transport;
         self.l4 = at as u8;
     }
@@ -445,10 +439,15 @@ fn neighbour(wanted_option: u8, l4: &[u8], key: &mut FlowKey) -> u8 {
     let Some(target) = l4.get(8..24) else { return 0 };
     key.nd_target.copy_from_slice(target);
     let mut at = 24;
-    while let Some(&[kind, units, a0, a1, a2, a3, a4, a5]) = l4.get(at..).and_then(|rest| rest.first_chunk()) {
+    while let Some(&[kind, units, a0, a1, a2, a3, a4, a5]) = l4.get(at..).and_then(|rest| rest.first_chunk())
+    {
         if kind == wanted_option && units == 1 {
             let address = [a0, a1, a2, a3, a4, a5];
-            if kind == ND_OPTION_SLL { key.hw_src = address } else { key.hw_dst = address }
+            if kind == ND_OPTION_SLL {
+                key.hw_src = address
+            } else {
+                key.hw_dst = address
+            }
             return (at + 2) as u8;
         }
         if units == 0 {

@@ -305,18 +305,20 @@ impl DeviceQueue {
         }
     }
 
-    /// Asks the driver to kick when it offers the next chain, and answers how many are on offer already:
-    /// if any, the caller looks again, as no kick may come for those.
+    /// Asks the driver to kick when it offers the next chain, and answers whether it has offered any since the
+    /// queue was last looked at: then the caller looks again, as no kick may come for those.
     #[inline]
-    pub fn enable_kicks(&mut self) -> Result<u16, RingFault> {
+    pub fn enable_kicks(&mut self) -> Result<bool, RingFault> {
+        let seen = self.seen_avail;
         if self.features.event_idx {
-            self.layout.avail_event().store(self.next_avail.to_le(), Ordering::Relaxed);
+            self.layout.avail_event().store(seen.to_le(), Ordering::Relaxed);
         } else {
             self.layout.used_flags().store(0, Ordering::Relaxed);
         }
         // The event must be seen before the driver's index is read: see the module head.
         fence(Ordering::SeqCst);
-        self.refresh()
+        self.refresh()?;
+        Ok(self.seen_avail != seen)
     }
 }
 

@@ -183,6 +183,11 @@ impl<T: Copy> DriverQueue<T> {
         })
     }
 
+    /// Where the queue lies: what its device side is made from.
+    pub fn layout(&self) -> QueueLayout {
+        self.layout
+    }
+
     /// Descriptors that are free.
     pub fn free(&self) -> u16 {
         self.free

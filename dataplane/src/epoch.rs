@@ -1,0 +1,89 @@
+//! When is it safe? Which cores may still look at what was replaced.
+//!
+//! Readers take no lock. A core that enters the switch notes the epoch in a cell of its own, and clears the
+//! cell when it leaves; in between it may follow pointers to flows, tables and ports. The control side, the
+//! only writer, replaces a pointer first and then [advances](Epochs::advance) the epoch; once every core is
+//! either outside or has entered since ([`Epochs::passed`]), no core can still see what was replaced: it may be
+//! freed, and a barrier may be answered.
+//!
+//! Protocol of the cells, both sides sequentially consistent: a core stores its cell and then loads
+//! pointers; the writer stores a pointer, advances the epoch, and then loads the cells. If the writer finds a
+//! cell clear, the core's later store comes after the writer's load in the one total order, so the core's
+//! loads of pointers find the new ones.
+//!
+//! The cost is one exchange for a core's entry, and so for a whole batch; a store for leaving.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU64, Ordering};
+use crossbeam_utils::CachePadded;
+
+/// A point in the writer's order of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Epoch(u64);
+
+/// The epoch and each core's cell.
+pub(crate) struct Epochs {
+    now: AtomicU64,
+    /// The epoch in which the core entered; 0 while it is outside.
+    cells: Box<[CachePadded<AtomicU64>]>,
+}
+
+impl Epochs {
+    pub(crate) fn new(cores: usize) -> Epochs {
+        Epochs { now: AtomicU64::new(1), cells: (0..cores).map(|_| CachePadded::default()).collect() }
+    }
+
+    /// Core `core` enters; it leaves when the guard is dropped.
+    #[inline]
+    pub(crate) fn enter(&self, core: usize) -> Inside<'_> {
+        let cell = &self.cells[core];
+        // An older epoch than the newest is safe: the writer then waits a little longer for this core.
+        cell.swap(self.now.load(Ordering::SeqCst), Ordering::SeqCst);
+        Inside { cell }
+    }
+
+    /// What was replaced before this call is invisible once the answer has [`passed`](Epochs::passed).
+    pub(crate) fn advance(&self) -> Epoch {
+        Epoch(self.now.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+
+    /// Whether every core is outside or entered at `epoch` or later.
+    pub(crate) fn passed(&self, epoch: Epoch) -> bool {
+        self.cells.iter().all(|cell| match cell.load(Ordering::SeqCst) {
+            0 => true,
+            entered => entered >= epoch.0,
+        })
+    }
+}
+
+/// A core is inside the switch.
+pub(crate) struct Inside<'a> {
+    cell: &'a AtomicU64,
+}
+
+impl Drop for Inside<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release: what the core read is read before the writer sees it outside.
+        self.cell.store(0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_passes_when_the_cores_of_before_have_left() {
+        let epochs = Epochs::new(2);
+        let before = epochs.enter(0);
+        let epoch = epochs.advance();
+        assert!(!epochs.passed(epoch));
+        let since = epochs.enter(1);
+        assert!(!epochs.passed(epoch));
+        drop(before);
+        assert!(epochs.passed(epoch), "core 1 entered after the change and need not leave");
+        assert!(!epochs.passed(epochs.advance()));
+        drop(since);
+    }
+}

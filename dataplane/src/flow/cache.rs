@@ -1,0 +1,63 @@
+//! The exact-match cache: each core's own, from the hash of a key to the flow's place in the table.
+//!
+//! An entry is eight bytes, half of the hash and the place, two to a bucket; it holds no key. Whether the flow
+//! at that place is live and covers the key is asked of the flow itself, see the [module head](super).
+
+use super::table::{FlowIndex, FlowTable};
+use crate::key::FlowKey;
+use alloc::boxed::Box;
+use alloc::vec;
+
+/// Buckets, a power of two: 64 KiB a core, a fraction of its second-level cache.
+const BUCKETS: usize = 4096;
+
+/// One core's cache.
+pub(crate) struct ExactMatchCache {
+    /// Each entry: upper half of the hash, and the place plus one; 0 is empty. The first is the newer.
+    buckets: Box<[[u64; 2]]>,
+}
+
+impl ExactMatchCache {
+    pub(crate) fn new() -> ExactMatchCache {
+        ExactMatchCache { buckets: vec![[0; 2]; BUCKETS].into() }
+    }
+
+    /// Starts the load of the bucket for `hash`.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        crate::prefetch(&raw const self.buckets[hash as usize & (BUCKETS - 1)]);
+    }
+
+    /// The flow's place that the cache remembers for `hash`, first guess only, unverified: to prefetch it.
+    #[inline]
+    pub(crate) fn guess(&self, hash: u64) -> Option<FlowIndex> {
+        let bucket = &self.buckets[hash as usize & (BUCKETS - 1)];
+        let entry = if bucket[1] >> 32 == hash >> 32 { bucket[1] } else { bucket[0] };
+        (entry >> 32 == hash >> 32).then(|| FlowIndex((entry as u32).wrapping_sub(1)))
+    }
+
+    /// The live flow for `key`, if the cache knows its place.
+    #[inline]
+    pub(crate) fn find(&self, table: &FlowTable, key: &FlowKey, hash: u64) -> Option<FlowIndex> {
+        for entry in self.buckets[hash as usize & (BUCKETS - 1)] {
+            if entry >> 32 == hash >> 32 && entry as u32 != 0 {
+                let index = FlowIndex(entry as u32 - 1);
+                if table.covers(index, key) {
+                    return Some(index);
+                }
+            }
+        }
+        None
+    }
+
+    /// Remembers the place of the flow for `hash`.
+    #[inline]
+    pub(crate) fn insert(&mut self, hash: u64, index: FlowIndex) {
+        let bucket = &mut self.buckets[hash as usize & (BUCKETS - 1)];
+        let entry = hash >> 32 << 32 | u64::from(index.0 + 1);
+        if bucket[0] >> 32 != entry >> 32 {
+            bucket[1] = bucket[0];
+        }
+        bucket[0] = entry;
+    }
+}

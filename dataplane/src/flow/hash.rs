@@ -1,0 +1,57 @@
+//! The hash of a key: folded multiplication over its words, with secrets from the host's seed.
+//!
+//! Unseeded, a guest could choose packets that all meet in one place of the cache. A key without a second
+//! cache line is hashed by its first alone: eight words, four independent multiplications.
+
+use crate::key::FlowKey;
+
+/// The secrets of one switch.
+#[derive(Clone)]
+pub(crate) struct Hasher {
+    secrets: [u64; 16],
+}
+
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+impl Hasher {
+    pub(crate) fn new(seed: u64) -> Hasher {
+        // SplitMix64 (Steele, Lea, Flood 2014): one seed, as many independent words as are wanted.
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (z ^ z >> 31) | 1
+        };
+        Hasher { secrets: core::array::from_fn(|_| next()) }
+    }
+
+    /// The hash of a whole key.
+    #[inline]
+    pub(crate) fn key(&self, key: &FlowKey) -> u64 {
+        let (words, secrets) = (key.words(), &self.secrets);
+        let pair = |i: usize| fold(words[i] ^ secrets[i], words[i + 1] ^ secrets[i + 1]);
+        let mut hash = pair(0) ^ pair(2).rotate_left(16) ^ pair(4).rotate_left(32) ^ pair(6).rotate_left(48);
+        if key.has_cold() {
+            let cold =
+                pair(8) ^ pair(10).rotate_left(16) ^ pair(12).rotate_left(32) ^ pair(14).rotate_left(48);
+            hash = fold(hash ^ secrets[0], cold ^ secrets[1]);
+        }
+        fold(hash ^ secrets[2], secrets[3])
+    }
+
+    /// The hash of the bits of `key` that `mask` has, given the `words` in which it has any.
+    #[inline]
+    pub(crate) fn masked(&self, key: &[u64; 16], mask: &[u64; 16], words: &[u8]) -> u64 {
+        let mut hash = self.secrets[15];
+        for &word in words {
+            let word = usize::from(word & 15);
+            hash = fold(hash ^ (key[word] & mask[word]), self.secrets[word]);
+        }
+        hash
+    }
+}

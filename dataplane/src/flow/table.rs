@@ -1,0 +1,544 @@
+//! The megaflow table: flows in places that never move, and one hash table of places for each mask.
+//!
+//! ```text
+//!   subtables (one a mask)          places (chunks of 256)
+//!   mask A: [ tag|3 ][  0  ][ tag|0 ] ---> 0: live  match, actions
+//!   mask B: [ tag|1 ]                      1: live
+//!                                          2: dead, reused once every core has left
+//! ```
+//!
+//! Many cores read; one writer, [`FlowWriter`], changes. Readers are inside an [epoch](crate::epoch).
+//!
+//! Protocol of a place: the writer fills it and then sets `live` with release; a reader loads `live` with
+//! acquire and then reads. To remove a flow the writer clears `live` and may fill the place again only after
+//! an epoch has passed, when no reader can still be reading what it held. Actions alone are changed by
+//! replacing the pointer to them; the old ones are freed after an epoch.
+//!
+//! Limits: the number of flows and of masks is fixed when the table is made. Each mask is one more probe in
+//! the worst case, so the bound on masks bounds what a tuple-space explosion (CVE-2019-25076) can cost.
+
+use super::hash::Hasher;
+use crate::action::Action;
+use crate::api::{FlowId, FlowSpec, InstallError, Nanos, PortId};
+use crate::epoch::{Epoch, Epochs};
+use crate::key::{FlowKey, Match};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arrayvec::ArrayVec;
+use core::cell::UnsafeCell;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use hashbrown::HashMap;
+
+/// Places in one allocation.
+const CHUNK: usize = 256;
+
+/// A flow's place in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlowIndex(pub(crate) u32);
+
+/// A flow's actions, and what the fast path wants to know of them without reading them.
+pub(crate) struct Program {
+    pub(crate) actions: Arc<[Action]>,
+    pub(crate) outputs: usize,
+}
+
+impl Program {
+    fn new(actions: Arc<[Action]>) -> Box<Program> {
+        let outputs = actions.iter().filter(|a| matches!(a, Action::Output(_) | Action::Controller)).count();
+        Box::new(Program { actions, outputs })
+    }
+}
+
+/// In [`Place::single`]: the program must be read.
+const SEE_PROGRAM: u32 = u32::MAX;
+
+/// One place.
+#[repr(align(64))]
+struct Place {
+    matches: UnsafeCell<Match>,
+    live: AtomicBool,
+    /// The port, if the program is one output and nothing else: the fast path then reads no program.
+    single: AtomicU32,
+    program: AtomicPtr<Program>,
+}
+
+impl Default for Place {
+    fn default() -> Place {
+        Place {
+            matches: UnsafeCell::new(Match { key: FlowKey::ZERO, mask: FlowKey::ZERO }),
+            live: AtomicBool::new(false),
+            single: AtomicU32::new(SEE_PROGRAM),
+            program: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+}
+
+/// What is to be done with a packet that hit.
+pub(crate) enum Decision<'a> {
+    /// Out of one port, as it is.
+    Single(PortId),
+    /// As the program says.
+    Program(&'a Program),
+}
+
+/// One mask's hash table: open addressing, linear probing.
+struct Subtable {
+    mask: FlowKey,
+    /// The words in which the mask has a bit.
+    words: ArrayVec<u8, 16>,
+    cells: AtomicPtr<Cells>,
+}
+
+/// Each cell: upper half of the masked hash, and the place plus one. 0 is empty; a lower half of 0 is a
+/// removed entry, which a search passes over.
+struct Cells(Box<[AtomicU64]>);
+
+impl Cells {
+    fn new(size: usize) -> *mut Cells {
+        Box::into_raw(Box::new(Cells((0..size).map(|_| AtomicU64::new(0)).collect())))
+    }
+}
+
+/// What the readers see.
+pub(crate) struct FlowTable {
+    hasher: Hasher,
+    chunks: Box<[AtomicPtr<[Place; CHUNK]>]>,
+    subtables: Box<[AtomicPtr<Subtable>]>,
+    /// Subtables in use: the first ones.
+    masks: AtomicUsize,
+}
+
+// SAFETY: places are shared as the protocol in the module head says; all else is atomic or immutable.
+unsafe impl Sync for FlowTable {}
+// SAFETY: the table owns what its pointers reach.
+unsafe impl Send for FlowTable {}
+
+impl FlowTable {
+    pub(crate) fn new(max_flows: usize, max_masks: usize, seed: u64) -> FlowTable {
+        FlowTable {
+            hasher: Hasher::new(seed),
+            chunks: (0..max_flows.div_ceil(CHUNK)).map(|_| AtomicPtr::default()).collect(),
+            subtables: (0..max_masks).map(|_| AtomicPtr::default()).collect(),
+            masks: AtomicUsize::new(0),
+        }
+    }
+
+    /// The hash of a packet's key, for the cache.
+    #[inline]
+    pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
+        self.hasher.key(key)
+    }
+
+    /// Masks in use.
+    pub(crate) fn masks(&self) -> usize {
+        self.masks.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn place(&self, index: FlowIndex) -> Option<&Place> {
+        let chunk = self.chunks.get(index.0 as usize / CHUNK)?.load(Ordering::Acquire);
+        // SAFETY: a chunk, once published, lives as long as the table.
+        let chunk = unsafe { chunk.as_ref()? };
+        Some(&chunk[index.0 as usize % CHUNK])
+    }
+
+    /// Starts the loads of a flow's match.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: FlowIndex) {
+        if let Some(place) = self.place(index) {
+            let at = ptr::from_ref(place).cast::<u8>();
+            crate::prefetch(at);
+            crate::prefetch(at.wrapping_add(128));
+            crate::prefetch(at.wrapping_add(256));
+        }
+    }
+
+    /// Whether the flow at `index` is live and covers `key`.
+    #[inline]
+    pub(crate) fn covers(&self, index: FlowIndex, key: &FlowKey) -> bool {
+        let Some(place) = self.place(index) else { return false };
+        // SAFETY: a live place is not written; see the module head.
+        place.live.load(Ordering::Acquire) && unsafe { &*place.matches.get() }.covers(key)
+    }
+
+    /// What the flow at `index` does. The caller is inside an epoch and found the flow in it.
+    #[inline]
+    pub(crate) fn decision(&self, index: FlowIndex) -> Decision<'_> {
+        let place = self.place(index).expect("a flow that was found has a place");
+        match place.single.load(Ordering::Acquire) {
+            SEE_PROGRAM => {
+                // SAFETY: a place that was live in this epoch has a program, freed only after the epoch.
+                Decision::Program(unsafe { &*place.program.load(Ordering::Acquire) })
+            }
+            port => Decision::Single(PortId(port as u16)),
+        }
+    }
+
+    /// The live flow for `key`, mask by mask.
+    pub(crate) fn find(&self, key: &FlowKey) -> Option<FlowIndex> {
+        let count = self.masks.load(Ordering::Acquire);
+        for subtable in &self.subtables[..count] {
+            // SAFETY: a subtable, once published, is freed only after an epoch.
+            let Some(subtable) = (unsafe { subtable.load(Ordering::Acquire).as_ref() }) else { continue };
+            let hash = self.hasher.masked(key.words(), subtable.mask.words(), &subtable.words);
+            if let Some(index) = self.probe(subtable, hash, |index| self.covers(index, key)) {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn probe(&self, subtable: &Subtable, hash: u64, is_it: impl Fn(FlowIndex) -> bool) -> Option<FlowIndex> {
+        // SAFETY: cells are freed only after an epoch.
+        let cells = unsafe { &(*subtable.cells.load(Ordering::Acquire)).0 };
+        // The table is never full: the writer keeps a quarter of the cells empty.
+        for step in 0..cells.len() {
+            let cell = cells[(hash as usize).wrapping_add(step) & (cells.len() - 1)].load(Ordering::Acquire);
+            if cell == 0 {
+                return None;
+            }
+            if cell >> 32 == hash >> 32 && cell as u32 != 0 && is_it(FlowIndex(cell as u32 - 1)) {
+                return Some(FlowIndex(cell as u32 - 1));
+            }
+        }
+        None
+    }
+}
+
+impl Drop for FlowTable {
+    fn drop(&mut self) {
+        for chunk in &mut self.chunks {
+            let chunk = *chunk.get_mut();
+            if chunk.is_null() {
+                continue;
+            }
+            // SAFETY: chunks come from Box, and nobody reads any more.
+            for place in unsafe { Box::from_raw(chunk) }.iter_mut() {
+                free(*place.program.get_mut());
+            }
+        }
+        for subtable in &mut self.subtables {
+            free(*subtable.get_mut());
+        }
+    }
+}
+
+impl Drop for Subtable {
+    fn drop(&mut self) {
+        free(*self.cells.get_mut());
+    }
+}
+
+fn free<T>(pointer: *mut T) {
+    if !pointer.is_null() {
+        // SAFETY: every pointer in the table comes from Box and is freed by its one owner.
+        drop(unsafe { Box::from_raw(pointer) });
+    }
+}
+
+/// What a writer keeps of a flow.
+struct Installed {
+    index: FlowIndex,
+    installed: Nanos,
+}
+
+/// Something replaced, to be freed or reused after an epoch.
+enum Retired {
+    Place(FlowIndex),
+    Program(*mut Program),
+    Subtable(*mut Subtable),
+    Cells(*mut Cells),
+}
+
+/// How many cells of a subtable are taken, for growing in time.
+#[derive(Default)]
+struct Fill {
+    live: usize,
+    removed: usize,
+}
+
+/// The one writer of a [`FlowTable`].
+pub(crate) struct FlowWriter {
+    max_flows: usize,
+    flows: HashMap<FlowId, Installed, FixedState>,
+    fills: Vec<Fill>,
+    fresh: u32,
+    free: Vec<FlowIndex>,
+    retired: Vec<(Epoch, Retired)>,
+}
+
+/// Flow ids are the control plane's own counter, nothing that an attacker chooses.
+#[derive(Clone, Default)]
+pub(crate) struct FixedState;
+
+impl core::hash::BuildHasher for FixedState {
+    type Hasher = IdHasher;
+    fn build_hasher(&self) -> IdHasher {
+        IdHasher(0)
+    }
+}
+
+/// Spreads a 64-bit id.
+pub(crate) struct IdHasher(u64);
+
+impl core::hash::Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64((*byte).into());
+        }
+    }
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+}
+
+// SAFETY: the pointers that wait to be freed are owned by this value alone.
+unsafe impl Send for FlowWriter {}
+
+impl FlowWriter {
+    pub(crate) fn new(max_flows: usize) -> FlowWriter {
+        FlowWriter {
+            max_flows,
+            flows: HashMap::with_hasher(FixedState),
+            fills: Vec::new(),
+            fresh: 0,
+            free: Vec::new(),
+            retired: Vec::new(),
+        }
+    }
+
+    /// Flows installed.
+    pub(crate) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Installs a flow and answers its place.
+    pub(crate) fn install(
+        &mut self,
+        table: &FlowTable,
+        epochs: &Epochs,
+        spec: &FlowSpec,
+        now: Nanos,
+    ) -> Result<FlowIndex, InstallError> {
+        if self.flows.contains_key(&spec.id) {
+            return Err(InstallError::DuplicateId(spec.id));
+        }
+        let matches = Match::new(spec.matches.key, spec.matches.mask);
+        let existing = (0..table.masks()).find(|at| self.subtable(table, *at).mask == matches.mask);
+        if let Some(at) = existing {
+            let subtable = self.subtable(table, at);
+            let hash = table.hasher.masked(matches.key.words(), matches.mask.words(), &subtable.words);
+            if let Some(index) = table.probe(subtable, hash, |index| table.covers(index, &matches.key)) {
+                return Err(InstallError::Exists(self.id_at(index)));
+            }
+        } else if table.masks() == table.subtables.len() {
+            return Err(InstallError::TooManyMasks(table.masks()));
+        }
+        if self.flows.len() == self.max_flows {
+            return Err(InstallError::TableFull(self.max_flows));
+        }
+        let index = self.take_place(table, epochs).ok_or(InstallError::TableFull(self.max_flows))?;
+        let at = existing.unwrap_or_else(|| self.add_subtable(table, matches.mask));
+
+        let place = table.place(index).expect("the place was just taken");
+        // SAFETY: the place is dead and its epoch has passed: nobody reads it.
+        unsafe { *place.matches.get() = matches };
+        place.program.store(Box::into_raw(Program::new(spec.actions.clone())), Ordering::Release);
+        place.single.store(single(&spec.actions), Ordering::Release);
+        place.live.store(true, Ordering::Release);
+        self.insert_cell(table, epochs, at, index, &matches.key);
+        self.flows.insert(spec.id, Installed { index, installed: now });
+        Ok(index)
+    }
+
+    /// Gives a flow other actions. Answers whether the flow is there.
+    pub(crate) fn modify(
+        &mut self,
+        table: &FlowTable,
+        epochs: &Epochs,
+        id: FlowId,
+        actions: &Arc<[Action]>,
+    ) -> bool {
+        let Some(flow) = self.flows.get(&id) else { return false };
+        let place = table.place(flow.index).expect("an installed flow has a place");
+        // The program first: a reader that is sent to it by `single` finds the new one.
+        let old = place.program.swap(Box::into_raw(Program::new(actions.clone())), Ordering::AcqRel);
+        place.single.store(single(actions), Ordering::Release);
+        self.retired.push((epochs.advance(), Retired::Program(old)));
+        true
+    }
+
+    /// Removes a flow. Answers its place, which is reused only after an epoch.
+    pub(crate) fn remove(&mut self, table: &FlowTable, epochs: &Epochs, id: FlowId) -> Option<FlowIndex> {
+        let Installed { index, .. } = self.flows.remove(&id)?;
+        let place = table.place(index).expect("an installed flow has a place");
+        place.live.store(false, Ordering::Release);
+        // SAFETY: the writer itself reads what it wrote; the place is not reused yet.
+        let matches = unsafe { *place.matches.get() };
+        let at = (0..table.masks()).find(|at| self.subtable(table, *at).mask == matches.mask);
+        let at = at.expect("an installed flow's mask has a subtable");
+        self.remove_cell(table, at, index, &matches);
+        if self.fills[at].live == 0 {
+            self.remove_subtable(table, epochs, at);
+        }
+        self.retired.push((epochs.advance(), Retired::Place(index)));
+        Some(index)
+    }
+
+    /// All flows: id, place, when installed.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (FlowId, FlowIndex, Nanos)> + '_ {
+        self.flows.iter().map(|(id, flow)| (*id, flow.index, flow.installed))
+    }
+
+    /// An installed flow's match and actions.
+    pub(crate) fn spec(&self, table: &FlowTable, id: FlowId) -> Option<FlowSpec> {
+        let place = table.place(self.flows.get(&id)?.index)?;
+        // SAFETY: the writer alone writes places and programs, and this is the writer.
+        let (matches, program) = unsafe { (*place.matches.get(), &*place.program.load(Ordering::Acquire)) };
+        Some(FlowSpec { id, matches, actions: program.actions.clone() })
+    }
+
+    /// Frees and makes reusable what no core can see any more.
+    pub(crate) fn reclaim(&mut self, table: &FlowTable, epochs: &Epochs) {
+        let passed = self.retired.iter().take_while(|(epoch, _)| epochs.passed(*epoch)).count();
+        for (_, retired) in self.retired.drain(..passed) {
+            match retired {
+                Retired::Place(index) => {
+                    let place = table.place(index).expect("a retired place is a place");
+                    free(place.program.swap(ptr::null_mut(), Ordering::AcqRel));
+                    self.free.push(index);
+                }
+                Retired::Program(program) => free(program),
+                Retired::Subtable(subtable) => free(subtable),
+                Retired::Cells(cells) => free(cells),
+            }
+        }
+    }
+
+    fn id_at(&self, index: FlowIndex) -> FlowId {
+        let found = self.flows.iter().find(|(_, flow)| flow.index == index);
+        *found.expect("a live place belongs to an installed flow").0
+    }
+
+    fn subtable<'a>(&self, table: &'a FlowTable, at: usize) -> &'a Subtable {
+        // SAFETY: the writer alone replaces subtables, and the first `masks` are there.
+        unsafe { &*table.subtables[at].load(Ordering::Acquire) }
+    }
+
+    fn take_place(&mut self, table: &FlowTable, epochs: &Epochs) -> Option<FlowIndex> {
+        if self.free.is_empty() {
+            self.reclaim(table, epochs);
+        }
+        if let Some(index) = self.free.pop() {
+            return Some(index);
+        }
+        // Places that wait for an epoch count as taken, so there may be none although a flow just went.
+        let index = self.fresh;
+        let chunk = table.chunks.get(index as usize / CHUNK)?;
+        if chunk.load(Ordering::Relaxed).is_null() {
+            let places: Box<[Place]> = (0..CHUNK).map(|_| Place::default()).collect();
+            chunk.store(Box::into_raw(places).cast(), Ordering::Release);
+        }
+        self.fresh += 1;
+        Some(FlowIndex(index))
+    }
+
+    fn add_subtable(&mut self, table: &FlowTable, mask: FlowKey) -> usize {
+        let at = table.masks();
+        let words = (0..16u8).filter(|word| mask.words()[usize::from(*word)] != 0).collect();
+        let subtable = Subtable { mask, words, cells: AtomicPtr::new(Cells::new(16)) };
+        table.subtables[at].store(Box::into_raw(Box::new(subtable)), Ordering::Release);
+        table.masks.store(at + 1, Ordering::Release);
+        self.fills.push(Fill::default());
+        at
+    }
+
+    /// Takes an empty subtable out; the last one moves to its place. A reader that meets neither during the
+    /// move sees a miss that is none, and the control plane answers it with "look again".
+    fn remove_subtable(&mut self, table: &FlowTable, epochs: &Epochs, at: usize) {
+        let last = table.masks() - 1;
+        let moved = table.subtables[last].load(Ordering::Relaxed);
+        let old = table.subtables[at].swap(moved, Ordering::AcqRel);
+        table.masks.store(last, Ordering::Release);
+        table.subtables[last].store(ptr::null_mut(), Ordering::Release);
+        self.fills.swap_remove(at);
+        self.retired.push((epochs.advance(), Retired::Subtable(old)));
+    }
+
+    fn insert_cell(
+        &mut self,
+        table: &FlowTable,
+        epochs: &Epochs,
+        at: usize,
+        index: FlowIndex,
+        key: &FlowKey,
+    ) {
+        let subtable = self.subtable(table, at);
+        // SAFETY: the writer alone replaces cells.
+        let mut cells = unsafe { &(*subtable.cells.load(Ordering::Acquire)).0 };
+        if (self.fills[at].live + self.fills[at].removed + 1) * 4 > cells.len() * 3 {
+            // Grown (or only swept, if most cells were removed ones) beside the old cells, then swapped in.
+            let size = ((self.fills[at].live + 1) * 2).next_power_of_two().max(16);
+            let grown = Cells::new(size);
+            // SAFETY: just made, not yet shared.
+            let new = unsafe { &(*grown).0 };
+            for cell in cells.iter().map(|cell| cell.load(Ordering::Relaxed)).filter(|cell| *cell as u32 != 0)
+            {
+                let place = table.place(FlowIndex(cell as u32 - 1)).expect("a cell names a place");
+                // SAFETY: the writer reads what it wrote.
+                let key = unsafe { (*place.matches.get()).key };
+                let hash = table.hasher.masked(key.words(), subtable.mask.words(), &subtable.words);
+                put_cell(new, hash, cell as u32);
+            }
+            let old = subtable.cells.swap(grown, Ordering::AcqRel);
+            self.retired.push((epochs.advance(), Retired::Cells(old)));
+            self.fills[at].removed = 0;
+            cells = new;
+        }
+        let hash = table.hasher.masked(key.words(), subtable.mask.words(), &subtable.words);
+        put_cell(cells, hash, index.0 + 1);
+        self.fills[at].live += 1;
+    }
+
+    fn remove_cell(&mut self, table: &FlowTable, at: usize, index: FlowIndex, matches: &Match) {
+        let subtable = self.subtable(table, at);
+        // SAFETY: the writer alone replaces cells.
+        let cells = unsafe { &(*subtable.cells.load(Ordering::Acquire)).0 };
+        let hash = table.hasher.masked(matches.key.words(), subtable.mask.words(), &subtable.words);
+        for step in 0..cells.len() {
+            let cell = &cells[(hash as usize).wrapping_add(step) & (cells.len() - 1)];
+            if cell.load(Ordering::Relaxed) as u32 == index.0 + 1 {
+                // Not 0: a search for an entry behind this one must go on.
+                cell.store(1 << 32, Ordering::Release);
+                break;
+            }
+        }
+        self.fills[at].live -= 1;
+        self.fills[at].removed += 1;
+    }
+}
+
+fn put_cell(cells: &[AtomicU64], hash: u64, place: u32) {
+    for step in 0..cells.len() {
+        let cell = &cells[(hash as usize).wrapping_add(step) & (cells.len() - 1)];
+        if cell.load(Ordering::Relaxed) == 0 {
+            cell.store(hash >> 32 << 32 | u64::from(place), Ordering::Release);
+            return;
+        }
+    }
+    unreachable!("a quarter of the cells is empty");
+}
+
+/// The port, if `actions` is one output and nothing else.
+fn single(actions: &[Action]) -> u32 {
+    match actions {
+        [Action::Output(port)] => port.0.into(),
+        _ => SEE_PROGRAM,
+    }
+}

@@ -1,0 +1,291 @@
+//! Frames in flight: from the moment a frame is taken off its sender's ring until its last copy is made.
+//!
+//! A frame is named by its sender's port and a slot there: the head of its chain in the transmit ring, or the
+//! number of a device's buffer. Nothing is allocated for it. What waits in an internal receive queue is one
+//! word, a [`FrameRef`]; what it stands for is here:
+//!
+//! ```text
+//!   slot 0  [ Frame: lengths, virtio_net_hdr, first payload segment ] [ header: 128 bytes, copied ]
+//!   slot 1  [ ...                                                   ] [ ...                        ]
+//!           payload segments point into the sender's memory
+//! ```
+//!
+//! Ownership: a slot is free while its `copies` are 0. The core with the claim on the sender's transmit side
+//! fills a free slot, sets `copies` to the number of outputs, and publishes references to it. From then on the
+//! slot is only read, until the core that takes `copies` to 0 gives it back through the sender's
+//! completion queue. Rewritten headers ([`Edited`]) have slots of their own, from a bounded pool of the sender.
+
+use crate::key::HEADER_BYTES;
+use crate::{action::edit::Header, api::PortId};
+use alloc::boxed::Box;
+use core::cell::UnsafeCell;
+use core::num::NonZeroU64;
+use core::sync::atomic::{AtomicU32, Ordering};
+use hyper_switch_pvnet::header::VnetHdr;
+use hyper_switch_pvnet::mem::Segment;
+use hyper_switch_pvnet::ring::device::MAX_SEGMENTS;
+
+/// The edit number of a frame that is sent as it came.
+pub(crate) const NO_EDIT: u16 = u16::MAX;
+
+/// A frame on its way to one receiver, in one word: valid bit, port (15 bits), slot, edit, and the time at
+/// which it was queued in milliseconds modulo 2^16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameRef(NonZeroU64);
+
+impl FrameRef {
+    #[inline]
+    pub(crate) fn new(port: PortId, slot: u16, edit: u16, queued_ms: u16) -> FrameRef {
+        let word = 1 << 63
+            | u64::from(port.0) << 48
+            | u64::from(slot) << 32
+            | u64::from(edit) << 16
+            | u64::from(queued_ms);
+        FrameRef(NonZeroU64::new(word).expect("the valid bit is set"))
+    }
+
+    #[inline]
+    pub(crate) fn from_word(word: u64) -> Option<FrameRef> {
+        NonZeroU64::new(word).map(FrameRef)
+    }
+
+    #[inline]
+    pub(crate) fn word(self) -> NonZeroU64 {
+        self.0
+    }
+
+    #[inline]
+    pub(crate) fn port(self) -> PortId {
+        PortId((self.0.get() >> 48) as u16 & 0x7fff)
+    }
+
+    #[inline]
+    pub(crate) fn slot(self) -> u16 {
+        (self.0.get() >> 32) as u16
+    }
+
+    #[inline]
+    pub(crate) fn edit(self) -> u16 {
+        (self.0.get() >> 16) as u16
+    }
+
+    /// Milliseconds since it was queued, up to a minute.
+    #[inline]
+    pub(crate) fn waited_ms(self, now_ms: u16) -> u16 {
+        now_ms.wrapping_sub(self.0.get() as u16)
+    }
+}
+
+/// What is known of a frame in flight.
+#[derive(Clone, Copy)]
+pub(crate) struct Frame {
+    /// Bytes of the whole frame, without `virtio_net_hdr`.
+    pub(crate) bytes: u32,
+    /// Bytes of it that are in the header.
+    pub(crate) header_bytes: u16,
+    /// Segments of payload behind the header.
+    pub(crate) segments: u16,
+    /// The first of the frame's edited headers, or [`NO_EDIT`].
+    pub(crate) first_edit: u16,
+    /// What came in front of it, checked.
+    pub(crate) vnet: VnetHdr,
+    /// The copied header: in this store, or in the device's buffer, which is the switch's own memory.
+    pub(crate) header: *const u8,
+    /// The payload, if it is one segment.
+    pub(crate) payload: Segment,
+}
+
+/// A header rewritten for one or several of a frame's receivers.
+#[derive(Clone, Copy)]
+pub(crate) struct Edited {
+    pub(crate) header: Header,
+    pub(crate) vnet: VnetHdr,
+    /// The next edited header of the same frame, or [`NO_EDIT`].
+    pub(crate) next: u16,
+}
+
+#[repr(align(64))]
+struct Slot {
+    copies: AtomicU32,
+    frame: UnsafeCell<Frame>,
+}
+
+#[repr(align(64))]
+struct HeaderCopy(UnsafeCell<[u8; HEADER_BYTES]>);
+
+/// The frames in flight of one sender.
+pub(crate) struct FrameStore {
+    slots: Box<[Slot]>,
+    headers: Box<[HeaderCopy]>,
+    payloads: Box<[UnsafeCell<[Segment; MAX_SEGMENTS]>]>,
+    edits: Box<[UnsafeCell<Edited>]>,
+}
+
+// SAFETY: access to a slot follows the ownership rule in the module head.
+unsafe impl Sync for FrameStore {}
+// SAFETY: as above; the pointers in frames lead to memory that the port keeps.
+unsafe impl Send for FrameStore {}
+
+const EMPTY: Frame = Frame {
+    bytes: 0,
+    header_bytes: 0,
+    segments: 0,
+    first_edit: NO_EDIT,
+    vnet: VnetHdr::PLAIN,
+    header: core::ptr::null(),
+    payload: Segment::EMPTY,
+};
+
+impl FrameStore {
+    /// A store of `slots` frames. With `headers`, it has room for their headers and for payloads of several
+    /// segments: a ring's frames. Without, frames lie whole in buffers of the switch's own: a device's.
+    pub(crate) fn new(slots: usize, headers: bool, edits: usize) -> FrameStore {
+        let own = if headers { slots } else { 0 };
+        FrameStore {
+            slots: (0..slots)
+                .map(|_| Slot { copies: AtomicU32::new(0), frame: UnsafeCell::new(EMPTY) })
+                .collect(),
+            headers: (0..own).map(|_| HeaderCopy(UnsafeCell::new([0; HEADER_BYTES]))).collect(),
+            payloads: (0..own).map(|_| UnsafeCell::new([Segment::EMPTY; MAX_SEGMENTS])).collect(),
+            edits: (0..edits)
+                .map(|_| {
+                    UnsafeCell::new(Edited { header: Header::EMPTY, vnet: VnetHdr::PLAIN, next: NO_EDIT })
+                })
+                .collect(),
+        }
+    }
+
+    /// Whether nobody uses the slot.
+    #[inline]
+    pub(crate) fn is_free(&self, slot: u16) -> bool {
+        // Acquire: the readers of before are done.
+        self.slots[usize::from(slot)].copies.load(Ordering::Acquire) == 0
+    }
+
+    /// Frames that are in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        (0..self.slots.len()).filter(|slot| !self.is_free(*slot as u16)).count()
+    }
+
+    /// Where to copy the header of a frame to that is being filled.
+    ///
+    /// # Safety
+    /// The slot is free and the caller has the claim on the sender's transmit side.
+    #[inline]
+    #[expect(clippy::mut_from_ref, reason = "the claim makes the caller the only one")]
+    pub(crate) unsafe fn header_mut(&self, slot: u16) -> &mut [u8; HEADER_BYTES] {
+        // SAFETY: the caller's word.
+        unsafe { &mut *self.headers[usize::from(slot)].0.get() }
+    }
+
+    /// Fills a free slot. Payloads of more than one segment are put beside it.
+    ///
+    /// # Safety
+    /// As for [`FrameStore::header_mut`].
+    #[inline]
+    pub(crate) unsafe fn fill(&self, slot: u16, mut frame: Frame, payload: &[Segment]) {
+        frame.segments = payload.len() as u16;
+        match payload {
+            [] => frame.payload = Segment::EMPTY,
+            [one] => frame.payload = *one,
+            // SAFETY: the caller's word; a chain has no more segments than fit.
+            many => unsafe {
+                (&mut *self.payloads[usize::from(slot)].get())[..many.len()].copy_from_slice(many)
+            },
+        }
+        // SAFETY: the caller's word.
+        unsafe { *self.slots[usize::from(slot)].frame.get() = frame }
+    }
+
+    /// Sets how many copies are to be made, before any reference to the frame is published.
+    #[inline]
+    pub(crate) fn set_copies(&self, slot: u16, copies: u32) {
+        self.slots[usize::from(slot)].copies.store(copies, Ordering::Relaxed);
+    }
+
+    /// A frame in flight.
+    ///
+    /// # Safety
+    /// The caller holds one of the frame's copies, or has the claim on the sender's transmit side.
+    #[inline]
+    pub(crate) unsafe fn frame(&self, slot: u16) -> &Frame {
+        // SAFETY: while copies are outstanding a slot is only read.
+        unsafe { &*self.slots[usize::from(slot)].frame.get() }
+    }
+
+    /// The payload of a frame in flight: its segments behind the header.
+    ///
+    /// # Safety
+    /// As for [`FrameStore::frame`].
+    #[inline]
+    pub(crate) unsafe fn payload(&self, slot: u16) -> &[Segment] {
+        // SAFETY: as for `frame`.
+        unsafe {
+            let frame = self.frame(slot);
+            match frame.segments {
+                0 => &[],
+                1 => core::slice::from_ref(&frame.payload),
+                many => &(&*self.payloads[usize::from(slot)].get())[..usize::from(many)],
+            }
+        }
+    }
+
+    /// The header bytes of a frame in flight.
+    ///
+    /// # Safety
+    /// As for [`FrameStore::frame`].
+    #[inline]
+    pub(crate) unsafe fn header(&self, slot: u16) -> &[u8] {
+        // SAFETY: `header` points to `header_bytes` bytes of the switch's own memory, only read while in flight.
+        unsafe {
+            let frame = self.frame(slot);
+            core::slice::from_raw_parts(frame.header, frame.header_bytes.into())
+        }
+    }
+
+    /// An edited header of a frame in flight.
+    ///
+    /// # Safety
+    /// As for [`FrameStore::frame`], and `edit` is one of that frame's.
+    #[inline]
+    pub(crate) unsafe fn edited(&self, edit: u16) -> &Edited {
+        // SAFETY: an edit belongs to its frame and is only read while that is in flight.
+        unsafe { &*self.edits[usize::from(edit)].get() }
+    }
+
+    /// Puts an edited header in front of a frame's others.
+    ///
+    /// # Safety
+    /// The caller has the claim on the sender's transmit side, `edit` is free, and no reference to the frame
+    /// has been published yet.
+    pub(crate) unsafe fn add_edit(&self, slot: u16, edit: u16, header: Header, vnet: VnetHdr) {
+        // SAFETY: the caller's word.
+        unsafe {
+            let frame = &mut *self.slots[usize::from(slot)].frame.get();
+            *self.edits[usize::from(edit)].get() = Edited { header, vnet, next: frame.first_edit };
+            frame.first_edit = edit;
+        }
+    }
+
+    /// One copy is made, or given up. Answers whether it was the last: the slot is then free, and the caller
+    /// gives it back to the sender.
+    #[inline]
+    pub(crate) fn copied(&self, slot: u16) -> bool {
+        let copies = &self.slots[usize::from(slot)].copies;
+        // The usual frame has one receiver, which needs no atomic step to know that it is the last.
+        if copies.load(Ordering::Acquire) == 1 {
+            copies.store(0, Ordering::Release);
+            return true;
+        }
+        copies.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Starts the loads of a frame and its header.
+    #[inline]
+    pub(crate) fn prefetch(&self, slot: u16) {
+        crate::prefetch(&raw const self.slots[usize::from(slot)]);
+        if let Some(header) = self.headers.get(usize::from(slot)) {
+            crate::prefetch(&raw const *header);
+        }
+    }
+}

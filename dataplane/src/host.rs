@@ -1,0 +1,73 @@
+//! What the switch asks of the machine that it is embedded in: one trait, and nothing else.
+//!
+//! Three hosts implement it: the daemon's worker threads, a hypervisor whose vCPU threads enter the switch
+//! themselves, and the simulator.
+
+use crate::api::{Nanos, PortId};
+
+/// One of the machine's cores, or whatever the host lets enter the switch as one (a guest's own thread).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CoreId(pub u16);
+
+/// What a VM's virtual CPU is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// It executes on this core.
+    Running(CoreId),
+    /// It would, but another has its core.
+    Preempted,
+    /// It waits for an event: a notification makes it run.
+    Blocked,
+}
+
+/// A set of cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreSet(u128);
+
+impl CoreSet {
+    /// How many cores a set can tell apart: those with lower numbers than this.
+    pub const CAPACITY: u16 = 128;
+
+    /// No core.
+    pub const EMPTY: CoreSet = CoreSet(0);
+
+    /// The set with `core` in it too; unchanged for a core beyond [`CoreSet::CAPACITY`].
+    #[must_use]
+    pub fn with(self, core: CoreId) -> CoreSet {
+        CoreSet(self.0 | 1u128.checked_shl(core.0.into()).unwrap_or(0))
+    }
+
+    /// Whether `core` is in the set.
+    pub fn contains(self, core: CoreId) -> bool {
+        self.0 & 1u128.checked_shl(core.0.into()).unwrap_or(0) != 0
+    }
+
+    /// The cores in the set, lowest first.
+    pub fn iter(self) -> impl Iterator<Item = CoreId> {
+        (0..CoreSet::CAPACITY).map(CoreId).filter(move |core| self.contains(*core))
+    }
+}
+
+/// The machine, as the switch sees it. Methods are called from inside the switch's entry points, on whichever
+/// core is there; none may block, and none may enter the switch.
+pub trait Host {
+    /// The monotonic clock.
+    fn now(&self) -> Nanos;
+
+    /// What `vm` is doing, as far as the host knows.
+    fn run_state(&self, vm: PortId) -> RunState;
+
+    /// Injects the virtual interrupt: `vm` has packets to receive, or buffers come back. A VM that blocks
+    /// wakes up; in its context [`Switch::receive`](crate::Switch::receive) is called.
+    fn notify(&self, vm: PortId);
+
+    /// The cores that have nothing to do now.
+    fn idle_cores(&self) -> CoreSet;
+
+    /// Sends an idle core the message that makes it call [`Switch::idle`](crate::Switch::idle); no scheduler.
+    fn wake(&self, core: CoreId);
+
+    /// Asks that [`Switch::expire`](crate::Switch::expire) be called for `vm` at `at` or soon after, once. An
+    /// earlier request for the same VM that has not fired stays as it is, if it is earlier.
+    fn arm(&self, vm: PortId, at: Nanos);
+}

@@ -1,0 +1,308 @@
+//! The switch: its tables and ports, and the four ways for a core to enter it.
+//!
+//! | entry | who enters | what happens |
+//! | --- | --- | --- |
+//! | [`Switch::transmit`] | the sender's hypercall | its ring is read, each packet looked up and queued for its receivers |
+//! | [`Switch::receive`] | the receiver's hypercall | what waits for it is copied from the senders' memory into its own |
+//! | [`Switch::idle`] | an idle core | copies first, then switches, within a budget |
+//! | [`Switch::expire`] | a timer | what waited too long is dropped and counted |
+//!
+//! Each takes the switch shared, the [`CoreContext`] of the core that enters, and the host. Any number of
+//! cores enter at once: a port's transmit side and its receive side are each used by one core at a time, and
+//! a core that finds one taken leaves word and goes (`claim.rs`). All that changes the switch itself goes
+//! through its one [`Control`].
+
+mod control;
+mod deliver;
+mod receive;
+mod transmit;
+
+pub use control::{AttachError, Barrier, Control, PortStatus};
+
+use crate::api::{Nanos, PortId};
+use crate::claim::Word;
+use crate::counters::{self, CoreCounters, LivePort, LookupCounters};
+use crate::epoch::Epochs;
+use crate::flow::cache::ExactMatchCache;
+use crate::flow::table::{FlowTable, FlowWriter};
+use crate::host::{CoreId, Host};
+use crate::policy::notification;
+use crate::port::{Port, PortFault};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
+use core::time::Duration;
+
+/// What a switch is made for. All of it is fixed for its life.
+#[derive(Clone, Debug)]
+pub struct SwitchConfig {
+    /// Ports that there can be at once, at most 32767.
+    pub max_ports: usize,
+    /// Cores that may enter: each needs a [`CoreContext`].
+    pub cores: usize,
+    /// Flows that can be installed at once.
+    pub max_flows: usize,
+    /// Different masks that they can have.
+    pub max_masks: usize,
+    /// Frames that may wait for one receiver, rounded up to a power of two.
+    pub rx_queue_frames: usize,
+    /// Frames of one sender that may wait for the control plane.
+    pub held_frames: usize,
+    /// How long a frame may wait, for a receiver or for the control plane; at most 30 s.
+    pub patience: Duration,
+    /// Seed of the flow hash; to be drawn at random, lest a guest choose colliding packets.
+    pub seed: u64,
+}
+
+impl Default for SwitchConfig {
+    fn default() -> SwitchConfig {
+        SwitchConfig {
+            max_ports: 256,
+            cores: 8,
+            max_flows: 65_536,
+            max_masks: 64,
+            rx_queue_frames: 1024,
+            held_frames: 32,
+            patience: Duration::from_secs(1),
+            seed: 0,
+        }
+    }
+}
+
+/// What came of an entry into the switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entered {
+    /// Frames taken off transmit rings, or copied into receive rings.
+    pub frames: u32,
+    /// The budget ran out before the work did: enter again.
+    pub more: bool,
+    /// Packets wait for the control plane: see [`Control::next_upcall`].
+    pub upcalls: bool,
+    /// The receiver's driver asked to be interrupted for what was copied; of interest where the host fills
+    /// the ring in the VM's stead.
+    pub interrupt: bool,
+    /// A port went down by a fault of its own.
+    pub faulted: bool,
+}
+
+/// The switch. See the [module head](self).
+pub struct Switch {
+    config: SwitchConfig,
+    ports: Box<[AtomicPtr<Port>]>,
+    table: FlowTable,
+    epochs: Epochs,
+    cores: Box<[CoreCounters]>,
+    taken: Box<[AtomicBool]>,
+}
+
+impl Switch {
+    /// A switch without ports or flows, and the one handle that can change it.
+    ///
+    /// # Panics
+    /// If `config` asks for more ports than a port number can tell apart, or more patience than 30 s.
+    #[expect(clippy::new_ret_no_self, reason = "a switch comes with its control")]
+    pub fn new(config: SwitchConfig) -> (Arc<Switch>, Control) {
+        assert!(config.max_ports <= 0x7fff, "a port number has 15 bits");
+        assert!(config.patience <= Duration::from_secs(30), "waiting is measured in 16 bits of milliseconds");
+        let cores = config.cores;
+        let switch = Arc::new(Switch {
+            ports: (0..config.max_ports).map(|_| AtomicPtr::default()).collect(),
+            table: FlowTable::new(config.max_flows, config.max_masks, config.seed),
+            epochs: Epochs::new(cores),
+            cores: (0..cores).map(|_| CoreCounters::new(config.max_ports, config.max_flows)).collect(),
+            taken: (0..cores).map(|_| AtomicBool::new(false)).collect(),
+            config,
+        });
+        let writer = FlowWriter::new(switch.config.max_flows);
+        (switch.clone(), Control::new(switch, writer))
+    }
+
+    /// The context that `core` enters with; none if it is taken, or the switch was made for fewer cores.
+    pub fn core_context(self: &Arc<Switch>, core: CoreId) -> Option<CoreContext> {
+        let taken = self.taken.get(usize::from(core.0))?;
+        let free = taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        free.then(|| CoreContext::new(self.clone(), core))
+    }
+
+    /// What the switch was made for.
+    pub fn config(&self) -> &SwitchConfig {
+        &self.config
+    }
+
+    /// How the lookups of `core` ended so far.
+    pub fn lookups(&self, core: CoreId) -> LookupCounters {
+        counters::read_lookups(self.cores.get(usize::from(core.0)).into_iter())
+    }
+
+    /// The sender's hypercall: switches what `vm`'s transmit ring holds. Completed buffers come back to it.
+    pub fn transmit<H: Host>(&self, cx: &mut CoreContext, host: &H, vm: PortId) -> Entered {
+        self.enter(cx, host, |entry, cx| {
+            if let Some(port) = entry.switch.port(vm) {
+                entry.port_counters(port).tx.entries.add(1);
+                entry.serve_sender(cx, port, Word::SERVE);
+            }
+        })
+    }
+
+    /// The receiver's hypercall: copies what waits for `vm` into its receive ring.
+    pub fn receive<H: Host>(&self, cx: &mut CoreContext, host: &H, vm: PortId) -> Entered {
+        self.enter(cx, host, |entry, cx| {
+            if let Some(port) = entry.switch.port(vm) {
+                entry.port_counters(port).rx.entries.add(1);
+                entry.serve_receiver(cx, port, Word::SERVE);
+            }
+        })
+    }
+
+    /// An idle core's entry: first copies what waits for any VM, then switches what any has transmitted. Each
+    /// port's own bounds are the budget.
+    pub fn idle<H: Host>(&self, cx: &mut CoreContext, host: &H) -> Entered {
+        self.enter(cx, host, |entry, cx| {
+            let ports = || (0..self.ports.len()).filter_map(|id| self.port(PortId(id as u16)));
+            for port in ports().filter(|port| !port.waiting.is_empty()) {
+                entry.serve_receiver(cx, port, Word::SERVE);
+            }
+            for port in ports() {
+                entry.serve_sender(cx, port, Word::SERVE);
+            }
+        })
+    }
+
+    /// The timer that [`Host::arm`] asked for: drops what has waited for `vm`, or of `vm`'s, for too long.
+    pub fn expire<H: Host>(&self, cx: &mut CoreContext, host: &H, vm: PortId) -> Entered {
+        self.enter(cx, host, |entry, cx| {
+            if let Some(port) = entry.switch.port(vm) {
+                port.armed.store(false, Ordering::Release);
+                entry.serve_sender(cx, port, Word::EXPIRE);
+                entry.serve_receiver(cx, port, Word::EXPIRE);
+            }
+        })
+    }
+
+    fn enter<H: Host>(
+        &self,
+        cx: &mut CoreContext,
+        host: &H,
+        work: impl FnOnce(&mut Entry<'_, H>, &mut CoreContext),
+    ) -> Entered {
+        assert!(ptr::eq(&*cx.switch, self), "a core enters with a context of the same switch");
+        let core = usize::from(cx.core.0);
+        let _inside = self.epochs.enter(core);
+        let now = host.now();
+        let now_ms = (now.0 / 1_000_000) as u16;
+        let counters = &self.cores[core];
+        let mut entry = Entry { switch: self, host, counters, now, now_ms, entered: Entered::default() };
+        work(&mut entry, cx);
+        entry.entered
+    }
+
+    /// The port with this number. The caller is inside an epoch, or is the one writer.
+    #[inline]
+    fn port(&self, id: PortId) -> Option<&Port> {
+        let port = self.ports.get(usize::from(id.0))?.load(Ordering::Acquire);
+        // SAFETY: a port is freed only after it was taken out of the table and an epoch has passed.
+        unsafe { port.as_ref() }
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        for port in &mut self.ports {
+            control::free_port(*port.get_mut());
+        }
+    }
+}
+
+/// What a core needs for entering a switch: its cache and its scratch memory. Made once, so that nothing is
+/// allocated in an entry.
+pub struct CoreContext {
+    switch: Arc<Switch>,
+    core: CoreId,
+    cache: ExactMatchCache,
+    batch: Box<transmit::Batch>,
+    outputs: transmit::Outputs,
+    copy: Box<receive::CopyScratch>,
+    push: Box<deliver::PushScratch>,
+}
+
+impl CoreContext {
+    fn new(switch: Arc<Switch>, core: CoreId) -> CoreContext {
+        let outputs = transmit::Outputs::new(switch.config.max_ports);
+        CoreContext {
+            switch,
+            core,
+            cache: ExactMatchCache::new(),
+            batch: Box::default(),
+            outputs,
+            copy: Box::default(),
+            push: Box::default(),
+        }
+    }
+
+    /// The core that this context is of.
+    pub fn core(&self) -> CoreId {
+        self.core
+    }
+}
+
+impl Drop for CoreContext {
+    fn drop(&mut self) {
+        self.switch.taken[usize::from(self.core.0)].store(false, Ordering::Release);
+    }
+}
+
+/// One core's way through the switch: what all of an entry's steps need.
+struct Entry<'a, H> {
+    switch: &'a Switch,
+    host: &'a H,
+    counters: &'a CoreCounters,
+    now: Nanos,
+    /// The low bits of `now` in milliseconds, as frames that wait are stamped with.
+    now_ms: u16,
+    entered: Entered,
+}
+
+impl<'a, H: Host> Entry<'a, H> {
+    /// This core's counters for `port`.
+    #[inline]
+    fn port_counters(&self, port: &Port) -> &'a LivePort {
+        &self.counters.ports[usize::from(port.id().0)]
+    }
+
+    /// Something waits for `port`: tells its VM, if that sleeps, and starts the timer that bounds the wait.
+    #[inline]
+    fn announce(&self, port: &Port) {
+        // What was queued must be seen before the wish is read: the receiver stores its wish and then looks
+        // at the queue, so one of the two sees the other.
+        fence(Ordering::SeqCst);
+        if port.wants_notice.load(Ordering::Relaxed) && port.wants_notice.swap(false, Ordering::AcqRel) {
+            match notification::when(self.host.run_state(port.id())) {
+                notification::When::Now => self.notify(port),
+            }
+        }
+        self.arm(port);
+    }
+
+    fn notify(&self, port: &Port) {
+        self.port_counters(port).rx.notifications.add(1);
+        self.host.notify(port.id());
+    }
+
+    #[inline]
+    fn arm(&self, port: &Port) {
+        if !port.armed.load(Ordering::Relaxed) && !port.armed.swap(true, Ordering::AcqRel) {
+            self.host.arm(port.id(), self.now.after(self.switch.config.patience));
+        }
+    }
+
+    /// Whether something stamped with `since_ms` has waited too long.
+    fn is_overdue(&self, waited_ms: u16) -> bool {
+        u128::from(waited_ms) >= self.switch.config.patience.as_millis()
+    }
+
+    #[cold]
+    fn fail(&mut self, port: &Port, fault: PortFault) {
+        self.entered.faulted |= port.fail(fault);
+    }
+}

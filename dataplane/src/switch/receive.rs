@@ -1,0 +1,412 @@
+//! The receiver's side of an entry: what waits in the internal queue is copied into the receive ring.
+
+use super::deliver::{Finisher, View};
+use super::{CoreContext, Entry};
+use crate::api::{DropReason, PortId};
+use crate::claim::Word;
+use crate::frame::FrameRef;
+use crate::host::Host;
+use crate::port::{Port, PortFault, Sink};
+use arrayvec::ArrayVec;
+use core::sync::atomic::{Ordering, fence};
+use hyper_switch_pvnet::header::{VNET_HDR_BYTES, VnetHdr};
+use hyper_switch_pvnet::mem::Segment;
+use hyper_switch_pvnet::ring::device::{DeviceQueue, RingFault, Segments};
+
+/// Frames copied before their senders get their buffers back.
+const BATCH: usize = 64;
+
+/// The most frames that one entry copies.
+const BUDGET: u32 = 1024;
+
+/// Room for an entry's copies.
+#[derive(Default)]
+pub(super) struct CopyScratch {
+    chains: Chains,
+    finisher: Finisher,
+}
+
+/// Receive buffers taken for one frame.
+#[derive(Default)]
+struct Chains {
+    segments: Segments,
+    /// Each chain's head and how many bytes it holds.
+    heads: ArrayVec<(u16, u32), { hyper_switch_pvnet::ring::device::MAX_SEGMENTS }>,
+}
+
+/// Why a frame was not copied.
+enum CopyError {
+    /// The receiver has too few buffers now: the frame waits.
+    NoBuffers,
+    /// The frame cannot be had by this receiver.
+    Drop(DropReason),
+    /// The receiver broke its ring.
+    Fault(RingFault),
+}
+
+impl From<RingFault> for CopyError {
+    fn from(fault: RingFault) -> CopyError {
+        CopyError::Fault(fault)
+    }
+}
+
+impl<H: Host> Entry<'_, H> {
+    /// Everything that is to be done on a receiver's side.
+    pub(super) fn serve_receiver(&mut self, cx: &mut CoreContext, port: &Port, word: Word) {
+        port.rx.run(word, |sink, word| {
+            if !port.is_up() {
+                self.discard(cx, port, DropReason::PortDown, |_| true);
+            } else if word.has(Word::EXPIRE) {
+                let (now_ms, patience) = (self.now_ms, self.switch.config.patience);
+                self.discard(cx, port, DropReason::RxStalled, |frame| {
+                    u128::from(frame.waited_ms(now_ms)) >= patience.as_millis()
+                });
+            }
+            if let (true, Sink::Ring { queue, mergeable }) = (word.has(Word::SERVE) && port.is_up(), sink) {
+                if let Err(fault) = self.fill(cx, port, queue, *mergeable) {
+                    self.fail(port, PortFault::RxRing(fault));
+                    self.discard(cx, port, DropReason::RxFault, |_| true);
+                }
+            }
+        });
+        if !port.waiting.is_empty() {
+            self.arm(port);
+        }
+    }
+
+    /// Copies until nothing waits, the buffers are used up, or the budget is.
+    fn fill(
+        &mut self,
+        cx: &mut CoreContext,
+        port: &Port,
+        queue: &mut DeviceQueue,
+        mergeable: bool,
+    ) -> Result<(), RingFault> {
+        let mut left = BUDGET;
+        let mut words = [0; BATCH];
+        loop {
+            let count = port.waiting.peek(&mut words);
+            if count == 0 {
+                // The wish must be seen before the queue is looked at once more: see `announce`.
+                port.wants_notice.store(true, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+                if port.waiting.peek(&mut words[..1]) == 0 {
+                    return Ok(());
+                }
+                port.wants_notice.store(false, Ordering::Relaxed);
+                continue;
+            }
+            let (copied, stopped) = self.copy_batch(cx, port, queue, mergeable, &words[..count]);
+            self.entered.frames += copied as u32;
+            match stopped {
+                None => {}
+                Some(CopyError::Fault(fault)) => return Err(fault),
+                // The driver's next buffers come with a kick; if some came just now, on with it.
+                Some(_) => {
+                    if !queue.enable_kicks()? {
+                        return Ok(());
+                    }
+                }
+            }
+            left = left.saturating_sub(count as u32);
+            if left == 0 {
+                self.entered.more = true;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Copies the frames of `words`, publishes them to the receiver together, and gives the senders their
+    /// buffers back. Answers how many frames are done with, and why it stopped before the end.
+    fn copy_batch(
+        &mut self,
+        cx: &mut CoreContext,
+        port: &Port,
+        queue: &mut DeviceQueue,
+        mergeable: bool,
+        words: &[u64],
+    ) -> (usize, Option<CopyError>) {
+        let counters = self.port_counters(port);
+        let (mut frames, mut bytes, mut copied_bytes) = (0, 0, 0);
+        let mut done = 0;
+        let mut stopped = None;
+        let mut sender = Sender::default();
+        for word in words {
+            let frame = FrameRef::from_word(*word).expect("entries of the queue are references");
+            let from = sender.port(self, frame.port());
+            // SAFETY: the reference in the queue stands for a copy that is this core's to make.
+            let view = unsafe { View::new(from, frame) };
+            let copied = if port.offloads.accept(&view.vnet) {
+                copy(&mut cx.copy.chains, queue, mergeable, &view.vnet, &Parts::from(&view))
+            } else {
+                copy_finished(&mut cx.copy, queue, mergeable, port, &view)
+            };
+            match copied {
+                Ok(written) => {
+                    frames += 1;
+                    bytes += u64::from(view.bytes);
+                    copied_bytes += u64::from(written);
+                }
+                Err(CopyError::Drop(reason)) => counters.drop_rx(reason, 1),
+                Err(stop) => {
+                    stopped = Some(stop);
+                    break;
+                }
+            }
+            done += 1;
+        }
+        port.waiting.take(done);
+        queue.publish();
+        self.entered.interrupt |= queue.wants_interrupt();
+        counters.rx.frames.add(frames);
+        counters.rx.bytes.add(bytes);
+        counters.rx.copies.add(frames);
+        counters.rx.copied_bytes.add(copied_bytes);
+        self.finish_copies(cx, &words[..done]);
+        (done, stopped)
+    }
+
+    /// Ends the copies that `words` stand for: buffers whose last copy this was go back to their senders.
+    fn finish_copies(&mut self, cx: &mut CoreContext, words: &[u64]) {
+        let mut slots = ArrayVec::<u16, BATCH>::new();
+        let mut words = words.iter().filter_map(|word| FrameRef::from_word(*word)).peekable();
+        while let Some(frame) = words.next() {
+            let sender =
+                self.switch.port(frame.port()).expect("a sender stays while its frames are in flight");
+            if sender.frames.copied(frame.slot()) {
+                slots.push(frame.slot());
+            }
+            let is_last = words.peek().is_none_or(|next| next.port() != frame.port());
+            if is_last && !slots.is_empty() {
+                self.complete(cx, sender, &slots);
+                slots.clear();
+            }
+        }
+    }
+
+    /// Drops waiting frames, from the first on, as long as `drops` says so.
+    fn discard(
+        &mut self,
+        cx: &mut CoreContext,
+        port: &Port,
+        reason: DropReason,
+        drops: impl Fn(FrameRef) -> bool,
+    ) {
+        let mut words = [0; BATCH];
+        loop {
+            let count = port.waiting.peek(&mut words);
+            let frames = words[..count].iter().filter_map(|word| FrameRef::from_word(*word));
+            let done = frames.take_while(|frame| drops(*frame)).count();
+            if done == 0 {
+                return;
+            }
+            port.waiting.take(done);
+            self.port_counters(port).drop_rx(reason, done as u64);
+            self.finish_copies(cx, &words[..done]);
+        }
+    }
+}
+
+/// The sender of the last frame: runs of frames have the same one.
+#[derive(Default)]
+struct Sender<'a> {
+    last: Option<&'a Port>,
+}
+
+impl<'a> Sender<'a> {
+    #[inline]
+    fn port<H>(&mut self, entry: &Entry<'a, H>, id: PortId) -> &'a Port {
+        match self.last {
+            Some(port) if port.id() == id => port,
+            _ => {
+                let port = entry.switch.port(id).expect("a sender stays while its frames are in flight");
+                self.last = Some(port);
+                port
+            }
+        }
+    }
+}
+
+/// A frame's bytes behind its `virtio_net_hdr`.
+struct Parts<'a> {
+    header: &'a [u8],
+    payload: &'a [Segment],
+    bytes: u32,
+}
+
+impl<'a> From<&View<'a>> for Parts<'a> {
+    fn from(view: &View<'a>) -> Parts<'a> {
+        Parts { header: view.header, payload: view.payload, bytes: view.bytes }
+    }
+}
+
+/// The one copy: takes receive buffers for a frame and writes it there. Answers the bytes written.
+#[inline]
+fn copy(
+    chains: &mut Chains,
+    queue: &mut DeviceQueue,
+    mergeable: bool,
+    vnet: &VnetHdr,
+    parts: &Parts<'_>,
+) -> Result<u32, CopyError> {
+    let total = parts.bytes + VNET_HDR_BYTES as u32;
+    if queue.available()? == 0 {
+        return Err(CopyError::NoBuffers);
+    }
+    chains.segments.clear();
+    let head = queue.pop()?;
+    let holds = queue.walk(head, &mut chains.segments)?;
+    if holds < total {
+        queue.unpop(1);
+        return copy_merged(chains, queue, mergeable, vnet, parts);
+    }
+    let first = chains.segments[0];
+    if first.len() >= total {
+        // SAFETY: the buffer was translated just now and is long enough; the frame is in flight (all writes).
+        unsafe {
+            first.write(&vnet.encode(1));
+            let mut at = first.skip(VNET_HDR_BYTES as u32);
+            write_header(at, parts.header);
+            at = at.skip(parts.header.len() as u32);
+            for segment in parts.payload {
+                segment.copy_to(at);
+                at = at.skip(segment.len());
+            }
+        }
+    } else {
+        Scatter::new(&chains.segments).write(&vnet.encode(1), parts);
+    }
+    queue.push_used(head, total);
+    Ok(total)
+}
+
+/// A frame that is spread over several buffers (VIRTIO 1.2, clause 5.1.6.4).
+#[cold]
+#[inline(never)]
+fn copy_merged(
+    chains: &mut Chains,
+    queue: &mut DeviceQueue,
+    mergeable: bool,
+    vnet: &VnetHdr,
+    parts: &Parts<'_>,
+) -> Result<u32, CopyError> {
+    if !mergeable {
+        return Err(CopyError::Drop(DropReason::RxTooLong));
+    }
+    let total = parts.bytes + VNET_HDR_BYTES as u32;
+    chains.segments.clear();
+    chains.heads.clear();
+    let mut holds: u32 = 0;
+    while holds < total {
+        let taken = chains.heads.len() as u16;
+        if chains.heads.is_full() {
+            queue.unpop(taken);
+            return Err(CopyError::Drop(DropReason::RxTooLong));
+        }
+        if queue.available()? == 0 && queue.refresh()? == 0 {
+            queue.unpop(taken);
+            return Err(CopyError::NoBuffers);
+        }
+        let head = queue.pop()?;
+        let bytes = match queue.walk(head, &mut chains.segments) {
+            // Honest buffers, but in too many pieces for one frame.
+            Err(RingFault::ChainTooLong) if taken > 0 => {
+                queue.unpop(taken + 1);
+                return Err(CopyError::Drop(DropReason::RxTooLong));
+            }
+            bytes => bytes?,
+        };
+        chains.heads.push((head, bytes));
+        holds = holds.saturating_add(bytes);
+    }
+    Scatter::new(&chains.segments).write(&vnet.encode(chains.heads.len() as u16), parts);
+    let mut left = total;
+    for (head, bytes) in &chains.heads {
+        let used = left.min(*bytes);
+        queue.push_used(*head, used);
+        left -= used;
+    }
+    Ok(total)
+}
+
+/// A frame for a receiver that does not take it as it is.
+#[cold]
+fn copy_finished(
+    scratch: &mut CopyScratch,
+    queue: &mut DeviceQueue,
+    mergeable: bool,
+    port: &Port,
+    view: &View<'_>,
+) -> Result<u32, CopyError> {
+    let CopyScratch { chains, finisher } = scratch;
+    let mut written = 0;
+    let mut failed = None;
+    let finished = finisher.finish(view, port.offloads, |vnet, head, tail| {
+        let bytes = (head.len() + tail.len()) as u32;
+        let tail = [Segment::new(tail.as_ptr().cast_mut(), tail.len() as u32)];
+        let payload = if tail[0].is_empty() { &[] } else { &tail[..] };
+        match copy(chains, queue, mergeable, vnet, &Parts { header: head, payload, bytes }) {
+            Ok(bytes) => written += bytes,
+            Err(error) => failed = Some(error),
+        }
+        failed.is_none()
+    });
+    match (finished, failed) {
+        (Err(reason), _) => Err(CopyError::Drop(reason)),
+        // Some wire frames are there already and must not come twice: the rest is lost, as on a wire.
+        (_, Some(CopyError::NoBuffers)) if written > 0 => Err(CopyError::Drop(DropReason::RxStalled)),
+        (_, Some(error)) => Err(error),
+        _ => Ok(written),
+    }
+}
+
+/// Writes a header of known small sizes without a call.
+///
+/// # Safety
+/// `to` is mapped writable and has at least as many bytes.
+#[inline]
+unsafe fn write_header(to: Segment, header: &[u8]) {
+    // SAFETY: the caller's word; each piece lies within the header.
+    unsafe {
+        match (header.first_chunk::<64>(), header.last_chunk::<64>()) {
+            // Two pieces that overlap where one would not do, each of a length that the compiler knows.
+            (Some(first), Some(last)) => {
+                to.write(first);
+                to.skip(header.len() as u32 - 64).write(last);
+            }
+            _ => to.write(header),
+        }
+    }
+}
+
+/// Writes on through segments.
+struct Scatter<'a> {
+    segments: &'a [Segment],
+    at: Segment,
+}
+
+impl<'a> Scatter<'a> {
+    fn new(segments: &'a [Segment]) -> Scatter<'a> {
+        Scatter { segments, at: Segment::EMPTY }
+    }
+
+    /// The segments hold all of it, as the caller has counted.
+    fn write(&mut self, vnet: &[u8], parts: &Parts<'_>) {
+        let own = |bytes: &[u8]| Segment::new(bytes.as_ptr().cast_mut(), bytes.len() as u32);
+        for from in [own(vnet), own(parts.header)].iter().chain(parts.payload) {
+            let mut from = *from;
+            while !from.is_empty() {
+                if self.at.is_empty() {
+                    let Some((next, rest)) = self.segments.split_first() else { return };
+                    (self.at, self.segments) = (*next, rest);
+                    continue;
+                }
+                let piece = from.first(self.at.len());
+                // SAFETY: the receive buffers were translated just now, and the frame is in flight.
+                unsafe { piece.copy_to(self.at) };
+                from = from.skip(piece.len());
+                self.at = self.at.skip(piece.len());
+            }
+        }
+    }
+}

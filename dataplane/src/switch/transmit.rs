@@ -1,0 +1,860 @@
+//! The sender's side of an entry: frames off the ring, keys, lookups, and a batch in two passes.
+//!
+//! First pass: every frame of the batch is looked up and its outputs noted. Second pass: each receiver is
+//! visited once; what is for it is put into its internal receive queue in one step, and it is told at most
+//! once. A device is its own receive context, so what is for a device is written in this pass.
+
+use super::deliver::PushScratch;
+use super::{CoreContext, Entry};
+use crate::action::Action;
+use crate::action::edit::{Header, edit};
+use crate::api::{DropReason, PortId, Upcall, UpcallId, UpcallReason, Verdict};
+use crate::claim::Word;
+use crate::flow::cache::ExactMatchCache;
+use crate::flow::table::{Decision, FlowIndex};
+use crate::frame::{Frame, FrameRef, NO_EDIT};
+use crate::host::Host;
+use crate::key::extract::{Layout, extract};
+use crate::key::{FlowKey, HEADER_BYTES};
+use crate::port::{Held, Port, PortFault, Source, TxSide};
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::num::NonZeroU64;
+use core::sync::atomic::Ordering;
+use hyper_switch_pvnet::device::PullSlot;
+use hyper_switch_pvnet::header::{VNET_HDR_BYTES, VnetHdr};
+use hyper_switch_pvnet::mem::Segment;
+use hyper_switch_pvnet::ring::device::{RingFault, Segments};
+use hyper_switch_pvnet::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
+
+/// The most frames in a batch: enough to spread the cost of a visit, few enough to stay in the first-level cache.
+pub(super) const BATCH: usize = 64;
+
+/// The most frames that one entry takes off a ring, so that a sender that never stops does not hold its core.
+const BUDGET: u32 = 512;
+
+/// The most outputs that one flow's actions may have.
+pub(super) const MAX_OUTPUTS: usize = 512;
+
+/// Frames longer than this are pulled from a device a few at a time, to stay in the second-level cache between
+/// being read and being written.
+const LARGE_FRAME_BYTES: u32 = 16 * 1024;
+const LARGE_FRAME_BATCH: usize = 4;
+
+/// The frames of one batch: slots of the sender, and what the first pass learns of them.
+pub(crate) struct Batch {
+    len: usize,
+    slots: [u16; BATCH],
+    bytes: [u32; BATCH],
+    hashes: [u64; BATCH],
+    keys: [FlowKey; BATCH],
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch {
+            len: 0,
+            slots: [0; BATCH],
+            bytes: [0; BATCH],
+            hashes: [0; BATCH],
+            keys: [FlowKey::ZERO; BATCH],
+        }
+    }
+}
+
+/// One frame for one receiver.
+struct Output {
+    frame: FrameRef,
+    /// The next output for the same receiver.
+    next: u16,
+}
+
+/// A receiver of the batch.
+struct Receiver {
+    port: PortId,
+    first: u16,
+    last: u16,
+    count: u16,
+}
+
+/// What the first pass noted for the second.
+pub(crate) struct Outputs {
+    list: Vec<Output>,
+    receivers: Vec<Receiver>,
+    /// For each port, its place in `receivers` plus one.
+    places: Box<[u16]>,
+    /// The outputs of one frame, until all its actions are known to apply: the port and the edited header.
+    staged: Vec<(PortId, u16)>,
+}
+
+impl Outputs {
+    pub(super) fn new(ports: usize) -> Outputs {
+        Outputs {
+            list: Vec::with_capacity(BATCH + MAX_OUTPUTS),
+            receivers: Vec::with_capacity(BATCH + MAX_OUTPUTS),
+            places: vec![0; ports].into(),
+            staged: Vec::with_capacity(MAX_OUTPUTS),
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, port: PortId, frame: FrameRef) {
+        let at = self.list.len() as u16;
+        self.list.push(Output { frame, next: u16::MAX });
+        let place = &mut self.places[usize::from(port.0)];
+        if *place == 0 {
+            self.receivers.push(Receiver { port, first: at, last: at, count: 1 });
+            *place = self.receivers.len() as u16;
+            return;
+        }
+        let receiver = &mut self.receivers[usize::from(*place) - 1];
+        self.list[usize::from(receiver.last)].next = at;
+        receiver.last = at;
+        receiver.count += 1;
+    }
+
+    fn room(&self) -> usize {
+        self.list.capacity() - self.list.len()
+    }
+}
+
+/// The outputs for one receiver, in order.
+#[derive(Clone)]
+pub(super) struct Run<'a> {
+    list: &'a [Output],
+    next: u16,
+    left: usize,
+}
+
+impl Iterator for Run<'_> {
+    type Item = FrameRef;
+
+    #[inline]
+    fn next(&mut self) -> Option<FrameRef> {
+        if self.left == 0 {
+            return None;
+        }
+        let output = &self.list[usize::from(self.next)];
+        self.next = output.next;
+        self.left -= 1;
+        Some(output.frame)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Run<'_> {}
+
+/// What the frames of a batch come to, counted once.
+#[derive(Default)]
+struct Taken {
+    frames: u64,
+    bytes: u64,
+}
+
+impl<H: Host> Entry<'_, H> {
+    /// Everything that is to be done on a sender's side: buffers come back, verdicts are carried out, and,
+    /// if asked, its ring is switched.
+    pub(super) fn serve_sender(&mut self, cx: &mut CoreContext, port: &Port, word: Word) {
+        port.tx.run(word, |tx, word| {
+            self.collect_completed(port, tx);
+            self.apply_verdicts(cx, port, tx);
+            if !port.is_up() {
+                self.drop_held(port, tx, true, DropReason::PortDown);
+            } else if word.has(Word::EXPIRE) {
+                self.drop_held(port, tx, false, DropReason::UpcallTimeout);
+            }
+            if word.has(Word::SERVE) && port.is_up() {
+                self.switch_source(cx, port, tx);
+            }
+            port.held.store(tx.held.len(), Ordering::Relaxed);
+            self.publish_completed(port, tx);
+        });
+    }
+
+    /// Gives the buffers in `slots` back to the sender `port`, from any core.
+    pub(super) fn complete(&mut self, cx: &mut CoreContext, port: &Port, slots: &[u16]) {
+        // Not counted as an entry: the sender asked for nothing.
+        let mut direct = true;
+        let done = port.tx.run(Word::COMPLETE, |tx, word| {
+            if core::mem::take(&mut direct) {
+                for slot in slots {
+                    give_back(port, tx, *slot);
+                }
+            }
+            self.collect_completed(port, tx);
+            if word.has(Word::SERVE) && port.is_up() {
+                self.switch_source(cx, port, tx);
+            }
+            self.publish_completed(port, tx);
+        });
+        if !done {
+            // Another core has the claim. The word that was left may already be served, before the slots are in
+            // the queue; so they are put there first and word is left again.
+            let words = slots.iter().map(|slot| NonZeroU64::MIN.saturating_add(u64::from(*slot)));
+            let put = port.completed.put(words);
+            debug_assert_eq!(put, slots.len(), "there is a place for every slot");
+            self.serve_sender(cx, port, Word::COMPLETE);
+        }
+    }
+
+    fn collect_completed(&mut self, port: &Port, tx: &mut TxSide) {
+        let mut slots = [0; BATCH];
+        loop {
+            let count = port.completed.peek(&mut slots);
+            if count == 0 {
+                return;
+            }
+            for slot in &slots[..count] {
+                give_back(port, tx, (*slot - 1) as u16);
+            }
+            port.completed.take(count);
+        }
+    }
+
+    fn publish_completed(&mut self, port: &Port, tx: &mut TxSide) {
+        if let Source::Ring(queue) = &mut tx.source {
+            queue.publish();
+            if queue.wants_interrupt() {
+                self.notify(port);
+            }
+        }
+    }
+
+    /// Switches what waits at the source, batch by batch.
+    fn switch_source(&mut self, cx: &mut CoreContext, port: &Port, tx: &mut TxSide) {
+        let mut left = BUDGET;
+        if let Source::Ring(queue) = &mut tx.source {
+            queue.disable_kicks();
+        }
+        loop {
+            let (taken, fault) = match &mut tx.source {
+                Source::Ring(_) => self.take_from_ring(&mut cx.batch, port, tx),
+                Source::Device { .. } => self.take_from_device(&mut cx.batch, port, tx),
+            };
+            if cx.batch.len > 0 {
+                self.switch_batch(cx, port, tx);
+            }
+            let counters = self.port_counters(port);
+            counters.tx.frames.add(taken.frames);
+            counters.tx.bytes.add(taken.bytes);
+            self.entered.frames += taken.frames as u32;
+            if let Some(fault) = fault {
+                return self.fail(port, fault);
+            }
+            if taken.frames == 0 {
+                match &mut tx.source {
+                    Source::Device { .. } => return,
+                    Source::Ring(queue) => match queue.enable_kicks() {
+                        Ok(false) => return,
+                        Ok(true) => queue.disable_kicks(),
+                        Err(fault) => return self.fail(port, PortFault::TxRing(fault)),
+                    },
+                }
+            }
+            left = left.saturating_sub(taken.frames as u32);
+            if left == 0 {
+                self.entered.more = true;
+                return;
+            }
+        }
+    }
+
+    fn take_from_ring(
+        &mut self,
+        batch: &mut Batch,
+        port: &Port,
+        tx: &mut TxSide,
+    ) -> (Taken, Option<PortFault>) {
+        let Source::Ring(queue) = &mut tx.source else { unreachable!("the caller matched") };
+        batch.len = 0;
+        let mut taken = Taken::default();
+        let counters = self.port_counters(port);
+        let outcome = queue.available().and_then(|available| {
+            let mut segments = Segments::new();
+            for _ in 0..usize::from(available).min(BATCH) {
+                queue.prefetch(8);
+                let head = queue.pop()?;
+                if !port.frames.is_free(head) {
+                    return Err(RingFault::HeadInUse(head));
+                }
+                segments.clear();
+                let bytes = queue.walk(head, &mut segments)?;
+                taken.frames += 1;
+                taken.bytes += u64::from(bytes.saturating_sub(VNET_HDR_BYTES as u32));
+                if let Err(reason) = take_frame(batch, port, head, bytes, &segments) {
+                    counters.drop_tx(reason);
+                    queue.push_used(head, 0);
+                }
+            }
+            Ok(())
+        });
+        (taken, outcome.err().map(PortFault::TxRing))
+    }
+
+    fn take_from_device(
+        &mut self,
+        batch: &mut Batch,
+        port: &Port,
+        tx: &mut TxSide,
+    ) -> (Taken, Option<PortFault>) {
+        let Source::Device { device, buffers, free, batch: size } = &mut tx.source else {
+            unreachable!("the caller matched")
+        };
+        batch.len = 0;
+        let mut taken = Taken::default();
+        let mut slots = [PullSlot { buffer: Segment::EMPTY, bytes: 0 }; BATCH];
+        let count = (*size).min(free.len());
+        for (place, slot) in slots.iter_mut().zip(free.iter().rev().take(count)) {
+            place.buffer = buffers.slot(*slot);
+        }
+        let pulled = match device.pull(&mut slots[..count]) {
+            Ok(pulled) => pulled.min(count),
+            Err(fault) => return (taken, Some(PortFault::Device(fault))),
+        };
+        let mut longest = 0;
+        let keep = free.len() - pulled;
+        // The slots that were filled are on top of the stack, the first one topmost.
+        let mut filled = [0; BATCH];
+        for (place, slot) in filled.iter_mut().zip(free.drain(keep..).rev()) {
+            *place = slot;
+        }
+        for (slot, place) in filled[..pulled].iter().zip(&slots) {
+            taken.frames += 1;
+            taken.bytes += u64::from(place.bytes.saturating_sub(VNET_HDR_BYTES as u32));
+            longest = longest.max(place.bytes);
+            if let Err(reason) = take_buffer(batch, port, *slot, place.buffer.first(place.bytes)) {
+                self.port_counters(port).drop_tx(reason);
+                free.push(*slot);
+            }
+        }
+        // Grown as long as pulls come back full, so that a lone packet is not followed by a fruitless read.
+        *size = match longest {
+            _ if pulled < count => (*size).max(2) / 2,
+            LARGE_FRAME_BYTES.. => LARGE_FRAME_BATCH,
+            _ => (*size * 2).min(BATCH),
+        };
+        (taken, None)
+    }
+
+    /// The two passes over the batch.
+    fn switch_batch(&mut self, cx: &mut CoreContext, port: &Port, tx: &mut TxSide) {
+        let switch = self.switch;
+        let table = &switch.table;
+        let CoreContext { batch, cache, outputs, push, .. } = cx;
+        let len = batch.len;
+        for (hash, key) in batch.hashes.iter_mut().zip(&batch.keys).take(len) {
+            *hash = table.hash(key);
+            cache.prefetch(*hash);
+        }
+        for hash in &batch.hashes[..len] {
+            if let Some(index) = cache.guess(*hash) {
+                table.prefetch(index);
+                if let Some(flow) = self.counters.flows.get(index.0 as usize) {
+                    crate::prefetch(flow);
+                }
+            }
+        }
+        let mut hits = 0;
+        for at in 0..len {
+            let (slot, hash, key) = (batch.slots[at], batch.hashes[at], &batch.keys[at]);
+            // Behind a packet of the same flow that waits, this one waits too.
+            if !tx.held.is_empty() && tx.held.iter().any(|held| held.hash == hash && !held.by_action) {
+                self.hold(port, tx, slot, key, hash, None);
+                continue;
+            }
+            let index = match cache.find(table, key, hash) {
+                Some(index) => {
+                    hits += 1;
+                    index
+                }
+                None => match self.find_in_table(cache, key, hash) {
+                    Some(index) => index,
+                    None => {
+                        self.hold(port, tx, slot, key, hash, Some(UpcallReason::Miss));
+                        continue;
+                    }
+                },
+            };
+            self.count_flow(index, batch.bytes[at]);
+            self.decide(outputs, push, port, tx, (slot, key, hash), table.decision(index));
+        }
+        self.counters.lookups.cache_hits.add(hits);
+        self.dispatch(outputs, push, port, tx);
+    }
+
+    /// Notes what is to be done with one frame.
+    #[inline]
+    fn decide(
+        &mut self,
+        outputs: &mut Outputs,
+        push: &mut PushScratch,
+        port: &Port,
+        tx: &mut TxSide,
+        frame: (u16, &FlowKey, u64),
+        decision: Decision<'_>,
+    ) {
+        match decision {
+            Decision::Single(to) => {
+                port.frames.set_copies(frame.0, 1);
+                outputs.add(to, FrameRef::new(port.id(), frame.0, NO_EDIT, self.now_ms));
+            }
+            Decision::Program(program) => {
+                if program.outputs > outputs.room() {
+                    self.dispatch(outputs, push, port, tx);
+                }
+                self.execute(outputs, port, tx, frame, &program.actions);
+            }
+        }
+    }
+
+    fn find_in_table(&self, cache: &mut ExactMatchCache, key: &FlowKey, hash: u64) -> Option<FlowIndex> {
+        let found = self.switch.table.find(key);
+        match found {
+            Some(index) => {
+                self.counters.lookups.table_hits.add(1);
+                cache.insert(hash, index);
+            }
+            None => self.counters.lookups.misses.add(1),
+        }
+        found
+    }
+
+    #[inline]
+    fn count_flow(&self, index: FlowIndex, bytes: u32) {
+        let flow = &self.counters.flows[index.0 as usize];
+        flow.packets.add(1);
+        flow.bytes.add(bytes.into());
+        flow.used.set(self.now.0);
+    }
+
+    /// Applies a flow's actions to one frame: all of them, or none and a counted drop.
+    fn execute(
+        &mut self,
+        outputs: &mut Outputs,
+        port: &Port,
+        tx: &mut TxSide,
+        (slot, key, hash): (u16, &FlowKey, u64),
+        actions: &[Action],
+    ) {
+        let mut program = Program { edited: None, edit: NO_EDIT };
+        outputs.staged.clear();
+        for action in actions {
+            let step = match action {
+                Action::Output(to) => program.output(&mut outputs.staged, port, tx, slot, *to),
+                Action::Controller if outputs.staged.is_empty() => {
+                    return self.hold(port, tx, slot, key, hash, Some(UpcallReason::Action));
+                }
+                // Copies are on their way already: the packet cannot wait for a verdict as well.
+                Action::Controller => Ok(()),
+                rewrite => program.rewrite(port, slot, *rewrite),
+            };
+            if let Err(reason) = step {
+                return self.drop_frame(port, tx, slot, reason);
+            }
+        }
+        if outputs.staged.is_empty() {
+            return self.drop_frame(port, tx, slot, DropReason::FlowDrop);
+        }
+        let copies = outputs.staged.len() as u32;
+        port.frames.set_copies(slot, copies);
+        self.port_counters(port).tx.replicated.add(u64::from(copies) - 1);
+        for at in 0..outputs.staged.len() {
+            let (to, edit) = outputs.staged[at];
+            outputs.add(to, FrameRef::new(port.id(), slot, edit, self.now_ms));
+        }
+    }
+
+    /// The second pass: each receiver is visited once.
+    fn dispatch(&mut self, outputs: &mut Outputs, push: &mut PushScratch, port: &Port, tx: &mut TxSide) {
+        let Outputs { list, receivers, places, .. } = outputs;
+        for receiver in receivers.drain(..) {
+            places[usize::from(receiver.port.0)] = 0;
+            let run = Run { list, next: receiver.first, left: receiver.count.into() };
+            self.visit(push, port, tx, receiver.port, run);
+        }
+        list.clear();
+    }
+
+    fn visit(&mut self, push: &mut PushScratch, port: &Port, tx: &mut TxSide, to: PortId, run: Run<'_>) {
+        let count = run.len();
+        let counters = self.port_counters(port);
+        let Some(receiver) = self.switch.port(to).filter(|receiver| receiver.is_up()) else {
+            for frame in run {
+                counters.drop_tx(DropReason::NoSuchPort);
+                finish_copy(port, tx, frame.slot());
+            }
+            return;
+        };
+        counters.tx.forwarded.add(count as u64);
+        self.port_counters(receiver).rx.offered.add(count as u64);
+        if let Some(device) = &receiver.device {
+            self.push(push, port, receiver, &**device, run.clone());
+            run.for_each(|frame| finish_copy(port, tx, frame.slot()));
+            return;
+        }
+        let taken = receiver.waiting.put(run.clone().map(FrameRef::word));
+        if taken < count {
+            self.port_counters(receiver).drop_rx(DropReason::RxQueueFull, (count - taken) as u64);
+            for frame in run.skip(taken) {
+                finish_copy(port, tx, frame.slot());
+            }
+        }
+        self.announce(receiver);
+    }
+
+    /// Lets a frame wait for the control plane, with an upcall of its own or behind another's.
+    #[cold]
+    fn hold(
+        &mut self,
+        port: &Port,
+        tx: &mut TxSide,
+        slot: u16,
+        key: &FlowKey,
+        hash: u64,
+        reason: Option<UpcallReason>,
+    ) {
+        if tx.held.len() == tx.held.capacity() {
+            return self.drop_frame(port, tx, slot, DropReason::UpcallQueueFull);
+        }
+        let by_action = reason == Some(UpcallReason::Action);
+        // In flight while it waits: its slot must not be offered again.
+        port.frames.set_copies(slot, 1);
+        let mut held = Held { slot, hash, upcall: None, by_action, since_ms: self.now_ms };
+        if let Some(reason) = reason {
+            let number = tx.next_upcall;
+            // SAFETY: this core has the claim on the sender's transmit side.
+            let (frame, header) = unsafe { (port.frames.frame(slot), port.frames.header(slot)) };
+            let upcall = Upcall {
+                id: UpcallId { port: port.id(), number },
+                reason,
+                key: *key,
+                header: header.iter().copied().collect(),
+                frame_bytes: frame.bytes,
+            };
+            if port.upcalls.push(upcall).is_err() {
+                return self.drop_frame(port, tx, slot, DropReason::UpcallQueueFull);
+            }
+            tx.next_upcall = number.wrapping_add(1);
+            held.upcall = Some(number);
+            self.port_counters(port).tx.upcalls.add(1);
+            self.entered.upcalls = true;
+        }
+        tx.held.push_back(held);
+        self.arm(port);
+    }
+
+    /// Carries out what the control plane has decided.
+    fn apply_verdicts(&mut self, cx: &mut CoreContext, port: &Port, tx: &mut TxSide) {
+        let CoreContext { cache, outputs, push, .. } = cx;
+        while let Some((number, verdict)) = port.verdicts.pop() {
+            // A packet that is no longer there waited too long, and its drop was counted.
+            let Some(head) = tx.held.iter().find(|held| held.upcall == Some(number)) else { continue };
+            let (hash, alone) = (head.hash, head.by_action);
+            for _ in 0..tx.held.len() {
+                let Some(held) = tx.held.pop_front() else { break };
+                if held.upcall != Some(number) && (alone || held.hash != hash || held.by_action) {
+                    tx.held.push_back(held);
+                    continue;
+                }
+                self.release(cache, outputs, push, port, tx, held, &verdict);
+            }
+        }
+        self.dispatch(outputs, push, port, tx);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a context, borrowed apart")]
+    fn release(
+        &mut self,
+        cache: &mut ExactMatchCache,
+        outputs: &mut Outputs,
+        push: &mut PushScratch,
+        port: &Port,
+        tx: &mut TxSide,
+        held: Held,
+        verdict: &Verdict,
+    ) {
+        let (slot, hash) = (held.slot, held.hash);
+        // SAFETY: this core has the claim on the sender's transmit side.
+        let (frame, header) = unsafe { (port.frames.frame(slot), port.frames.header(slot)) };
+        let bytes = frame.bytes;
+        let mut key = FlowKey::ZERO;
+        if let Err(malformed) = extract(header, bytes, port.id(), 0, &mut key) {
+            return self.drop_frame(port, tx, slot, malformed.into());
+        }
+        if outputs.room() < MAX_OUTPUTS {
+            self.dispatch(outputs, push, port, tx);
+        }
+        match verdict {
+            Verdict::Drop => self.drop_frame(port, tx, slot, DropReason::ControlPlane),
+            Verdict::Execute(actions) => self.execute(outputs, port, tx, (slot, &key, hash), actions),
+            Verdict::Retry => match self.find_in_table(cache, &key, hash) {
+                Some(index) => {
+                    self.count_flow(index, bytes);
+                    let decision = self.switch.table.decision(index);
+                    self.decide(outputs, push, port, tx, (slot, &key, hash), decision);
+                }
+                None => {
+                    // Asked again, and its patience goes on: what waits behind it waits behind the new upcall.
+                    let waiting = tx.held.iter().any(|other| other.hash == hash && other.upcall.is_some());
+                    self.hold(port, tx, slot, &key, hash, (!waiting).then_some(UpcallReason::Miss));
+                    if let Some(again) = tx.held.back_mut().filter(|again| again.slot == slot) {
+                        again.since_ms = held.since_ms;
+                    }
+                }
+            },
+        }
+    }
+
+    /// Drops held frames: all of them, or those that have waited too long and what waits behind those.
+    fn drop_held(&mut self, port: &Port, tx: &mut TxSide, all: bool, reason: DropReason) {
+        let overdue =
+            |entry: &Self, held: &Held| all || entry.is_overdue(entry.now_ms.wrapping_sub(held.since_ms));
+        while let Some(at) = tx.held.iter().position(|held| overdue(self, held)) {
+            let (hash, alone) = (tx.held[at].hash, tx.held[at].by_action);
+            let first = tx.held.remove(at).expect("it was just found");
+            self.drop_frame(port, tx, first.slot, reason);
+            // Nobody will ask for them any more; and packets to come must not wait behind them.
+            for _ in 0..if alone { 0 } else { tx.held.len() } {
+                match tx.held.pop_front() {
+                    Some(held) if held.hash == hash && !held.by_action => {
+                        self.drop_frame(port, tx, held.slot, reason);
+                    }
+                    Some(held) => tx.held.push_back(held),
+                    None => break,
+                }
+            }
+        }
+        if !tx.held.is_empty() {
+            self.arm(port);
+        }
+    }
+
+    #[cold]
+    fn drop_frame(&mut self, port: &Port, tx: &mut TxSide, slot: u16, reason: DropReason) {
+        self.port_counters(port).drop_tx(reason);
+        port.frames.set_copies(slot, 0);
+        give_back(port, tx, slot);
+    }
+}
+
+/// The actions of one packet, as far as they were applied.
+struct Program {
+    /// The header as rewritten so far.
+    edited: Option<(Header, Layout, VnetHdr)>,
+    /// The edited header's place in the pool, once an output uses it.
+    edit: u16,
+}
+
+impl Program {
+    fn output(
+        &mut self,
+        staged: &mut Vec<(PortId, u16)>,
+        port: &Port,
+        tx: &mut TxSide,
+        slot: u16,
+        to: PortId,
+    ) -> Result<(), DropReason> {
+        if let (NO_EDIT, Some((header, _, vnet))) = (self.edit, &self.edited) {
+            self.edit = tx.free_edits.pop().ok_or(DropReason::EditsExhausted)?;
+            // SAFETY: this core has the claim on the sender's transmit side, the edit was free, and the frame's
+            // references are published after its actions were all applied.
+            unsafe { port.frames.add_edit(slot, self.edit, *header, *vnet) };
+        }
+        staged.push((to, self.edit));
+        Ok(())
+    }
+
+    fn rewrite(&mut self, port: &Port, slot: u16, action: Action) -> Result<(), DropReason> {
+        if self.edited.is_none() {
+            // SAFETY: this core has the claim on the sender's transmit side.
+            let (frame, header) = unsafe { (port.frames.frame(slot), port.frames.header(slot)) };
+            let mut key = FlowKey::ZERO;
+            let layout = extract(header, frame.bytes, port.id(), 0, &mut key)?;
+            self.edited = Some((Header::new(header), layout, frame.vnet));
+        }
+        let (header, layout, vnet) = self.edited.as_mut().expect("it was just made");
+        self.edit = NO_EDIT;
+        edit(&[action], header, layout, vnet).map_err(|_| DropReason::BadEdit)
+    }
+}
+
+/// One copy of a frame is done with, on the core that has the claim on its sender's transmit side.
+#[inline]
+fn finish_copy(port: &Port, tx: &mut TxSide, slot: u16) {
+    if port.frames.copied(slot) {
+        give_back(port, tx, slot);
+    }
+}
+
+/// Gives a frame's slot back: the chain to the VM, the buffer to the device, edited headers to their pool.
+#[inline]
+fn give_back(port: &Port, tx: &mut TxSide, slot: u16) {
+    // SAFETY: this core has the claim on the sender's transmit side, and no copy of the frame is outstanding.
+    let mut edit = unsafe { port.frames.frame(slot) }.first_edit;
+    while edit != NO_EDIT {
+        tx.free_edits.push(edit);
+        // SAFETY: as above; the chain of edits is the frame's own.
+        edit = unsafe { port.frames.edited(edit) }.next;
+    }
+    match &mut tx.source {
+        Source::Ring(queue) => queue.push_used(slot, 0),
+        Source::Device { free, .. } => free.push(slot),
+    }
+}
+
+/// Copies a chain's header out of the VM's memory, checks it, and adds the frame to the batch.
+#[inline]
+fn take_frame(
+    batch: &mut Batch,
+    port: &Port,
+    slot: u16,
+    bytes: u32,
+    segments: &[Segment],
+) -> Result<(), DropReason> {
+    const PREFIX: u32 = VNET_HDR_BYTES as u32;
+    let frame_bytes = frame_bytes(bytes)?;
+    let header_bytes = frame_bytes.min(HEADER_BYTES as u32);
+    let mut raw = [0; VNET_HDR_BYTES];
+    // SAFETY: the slot is free and this core has the claim on the sender's transmit side.
+    let header = unsafe { port.frames.header_mut(slot) };
+    let first = segments[0];
+    let mut rest = Segments::new();
+    let payload = if first.len() >= PREFIX + header_bytes {
+        // SAFETY: the port keeps its memory, and the length was just checked (both reads).
+        unsafe {
+            first.read(&mut raw);
+            copy_header(first.skip(PREFIX), header, header_bytes);
+        }
+        // The usual frame: header and payload in one segment, or headers alone in the first.
+        rest.push(first.skip(PREFIX + header_bytes));
+        rest.extend(segments[1..].iter().copied());
+        if rest[0].is_empty() { &rest[1..] } else { &rest[..] }
+    } else {
+        let mut cursor = Cursor { segments, skipped: 0 };
+        cursor.read(&mut raw);
+        cursor.read(&mut header[..header_bytes as usize]);
+        rest.extend(cursor.remaining());
+        &rest[..]
+    };
+    let vnet = VnetHdr::decode(&raw).map_err(|_| DropReason::BadVnetHdr)?;
+    vnet.check(frame_bytes).map_err(|_| DropReason::BadVnetHdr)?;
+    let frame = Frame {
+        bytes: frame_bytes,
+        header_bytes: header_bytes as u16,
+        segments: 0,
+        first_edit: NO_EDIT,
+        vnet,
+        header: header.as_ptr(),
+        payload: Segment::EMPTY,
+    };
+    let header = &header[..header_bytes as usize];
+    batch.add(port, slot, frame_bytes, header)?;
+    // SAFETY: as above.
+    unsafe { port.frames.fill(slot, frame, payload) };
+    Ok(())
+}
+
+/// Adds a frame that a device left in a buffer of the switch's own to the batch: nothing is copied.
+fn take_buffer(batch: &mut Batch, port: &Port, slot: u16, buffer: Segment) -> Result<(), DropReason> {
+    let frame_bytes = frame_bytes(buffer.len())?;
+    let mut raw = [0; VNET_HDR_BYTES];
+    // SAFETY: the buffer is the switch's own and long enough, as was just checked.
+    unsafe { buffer.read(&mut raw) };
+    let vnet = VnetHdr::decode(&raw).map_err(|_| DropReason::BadVnetHdr)?;
+    vnet.check(frame_bytes).map_err(|_| DropReason::BadVnetHdr)?;
+    let start = buffer.skip(VNET_HDR_BYTES as u32);
+    let header = start.first(HEADER_BYTES as u32);
+    let frame = Frame {
+        bytes: frame_bytes,
+        header_bytes: header.len() as u16,
+        segments: 0,
+        first_edit: NO_EDIT,
+        vnet,
+        header: header.as_ptr(),
+        payload: Segment::EMPTY,
+    };
+    // SAFETY: the device is done with the buffer, and nobody writes it before the slot is free again.
+    let bytes = unsafe { core::slice::from_raw_parts(header.as_ptr(), header.len() as usize) };
+    batch.add(port, slot, frame_bytes, bytes)?;
+    let payload = start.skip(header.len());
+    let payload: &[Segment] = if payload.is_empty() { &[] } else { &[payload] };
+    // SAFETY: the slot is free and this core has the claim on the sender's transmit side.
+    unsafe { port.frames.fill(slot, frame, payload) };
+    Ok(())
+}
+
+fn frame_bytes(bytes: u32) -> Result<u32, DropReason> {
+    let frame_bytes = bytes.saturating_sub(VNET_HDR_BYTES as u32);
+    if frame_bytes < MIN_FRAME_BYTES as u32 {
+        return Err(DropReason::Truncated);
+    }
+    if frame_bytes > MAX_FRAME_BYTES as u32 {
+        return Err(DropReason::TooLong);
+    }
+    Ok(frame_bytes)
+}
+
+impl Batch {
+    #[inline]
+    fn add(&mut self, port: &Port, slot: u16, bytes: u32, header: &[u8]) -> Result<(), DropReason> {
+        let at = self.len;
+        extract(header, bytes, port.id(), 0, &mut self.keys[at])?;
+        self.slots[at] = slot;
+        self.bytes[at] = bytes;
+        self.len = at + 1;
+        Ok(())
+    }
+}
+
+/// Copies a header of at most [`HEADER_BYTES`], in pieces whose length the compiler knows: two that overlap,
+/// where one would not do.
+///
+/// # Safety
+/// `from` is mapped and has at least `bytes` bytes.
+#[inline]
+unsafe fn copy_header(from: Segment, to: &mut [u8; HEADER_BYTES], bytes: u32) {
+    let bytes = bytes as usize;
+    // SAFETY: each piece lies within `bytes`.
+    unsafe {
+        match bytes {
+            64.. => {
+                let (first, last) = (from.first(64), from.skip(bytes as u32 - 64));
+                first.read(<&mut [u8; 64]>::try_from(&mut to[..64]).expect("64 bytes"));
+                last.read(<&mut [u8; 64]>::try_from(&mut to[bytes - 64..bytes]).expect("64 bytes"));
+            }
+            _ => from.read(&mut to[..bytes]),
+        }
+    }
+}
+
+/// Reads on through segments: for the rare frame whose headers lie in several.
+struct Cursor<'a> {
+    segments: &'a [Segment],
+    skipped: u32,
+}
+
+impl Cursor<'_> {
+    #[cold]
+    fn read(&mut self, mut into: &mut [u8]) {
+        while let ([first, rest @ ..], false) = (self.segments, into.is_empty()) {
+            let from = first.skip(self.skipped).first(into.len() as u32);
+            let (now, later) = into.split_at_mut(from.len() as usize);
+            // SAFETY: the port keeps its memory; the segment is as long as `now`.
+            unsafe { from.read(now) };
+            into = later;
+            self.skipped += from.len();
+            if self.skipped == first.len() {
+                (self.segments, self.skipped) = (rest, 0);
+            }
+        }
+    }
+
+    fn remaining(&self) -> impl Iterator<Item = Segment> + '_ {
+        let first = self.segments.first().map(|first| first.skip(self.skipped));
+        first.into_iter().chain(self.segments.iter().skip(1).copied()).filter(|segment| !segment.is_empty())
+    }
+}
