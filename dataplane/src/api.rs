@@ -163,6 +163,10 @@ pub enum Verdict {
 
 /// What a control plane asks of the data plane.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the common case is the large one, and a box would allocate for each"
+)]
 pub enum Request {
     /// Installs a flow; failure is answered with [`Event::InstallFailed`].
     Install(FlowSpec),
@@ -181,6 +185,10 @@ pub enum Request {
 
 /// What a control plane is told.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the common case is the large one, and a box would allocate for each"
+)]
 pub enum Event {
     /// A packet waits.
     Upcall(Upcall),

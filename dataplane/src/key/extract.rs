@@ -144,8 +144,6 @@ pub struct Layout {
     pub l3: u8,
     /// The L4 header; 0 if [`Layout::transport`] is none that is in reach.
     pub l4: u8,
-    /// VLAN tags that were parsed.
-    pub vlan_tags: u8,
     /// What is at `l3`.
     pub network: Network,
     /// What is at `l4`.
@@ -157,6 +155,16 @@ pub struct Layout {
     /// An IPv6 routing header has segments left: the L4 checksum is about the last segment instead of the
     /// destination address (RFC 8200, clause 8.1).
     pub routed: bool,
+    /// The packet is a fragment, first or later.
+    pub fragment: bool,
+}
+
+impl Layout {
+    /// VLAN tags that were parsed.
+    #[inline]
+    pub fn vlan_tags(&self) -> u8 {
+        self.l3.saturating_sub(14) / 4
+    }
 }
 
 /// Fills `key` from the first bytes of a frame.
@@ -253,12 +261,12 @@ impl Frame<'_> {
         Layout {
             l3,
             l4: upper.l4,
-            vlan_tags: tags.count,
             network: upper.network,
             transport: upper.transport,
             nd_sll: upper.nd_sll,
             nd_tll: upper.nd_tll,
             routed: upper.routed,
+            fragment: upper.ip_frag != 0,
         }
     }
 }
@@ -355,7 +363,7 @@ fn ipv4(packet: &[u8], packet_bytes: usize, l3: usize) -> Result<Upper, Malforme
 #[inline]
 fn frag_bits(more: bool, offset: u16) -> u8 {
     let later = offset != 0;
-    u8::from(more | later) * FRAG_ANY | u8::from(later) * FRAG_LATER
+    (u8::from(more | later) * FRAG_ANY) | (u8::from(later) * FRAG_LATER)
 }
 
 #[inline]
@@ -502,7 +510,7 @@ impl Extensions {
             found.next = next;
             if fragment {
                 let offset = be16([b2, b3]);
-                found.frag = frag_bits(offset & 1 != 0, offset >> 3) | found.frag;
+                found.frag |= frag_bits(offset & 1 != 0, offset >> 3);
                 if found.frag & FRAG_LATER != 0 {
                     return found;
                 }
