@@ -1,0 +1,318 @@
+//! What a daemon tells about itself: plain values, as they go over the control socket.
+//!
+//! `tx` and `rx` are the VM's. Times are spans in milliseconds, as no clock is shared with the asker.
+
+use super::protocol::{Answer, Query, Refusal};
+use hyper_switch_dataplane::api::{DropReason, VlanMode};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What the control socket asks of the daemon. Called on the socket's own thread, and answered there:
+/// an answer that takes long holds up other askers, but no packet.
+pub trait Inspect: Send + Sync {
+    /// The ports, in the order of their numbers.
+    ///
+    /// # Errors
+    /// This and the other methods refuse when the part of the daemon that knows does not answer.
+    fn ports(&self) -> Result<Vec<PortStatus>, Refusal>;
+    /// The installed flows with their counters.
+    fn flows(&self) -> Result<Vec<FlowStatus>, Refusal>;
+    /// The MAC addresses that the control plane has learned.
+    fn macs(&self) -> Result<Vec<MacStatus>, Refusal>;
+    /// Totals, and what each core did.
+    fn stats(&self) -> Result<StatsReport, Refusal>;
+
+    /// The answer to any of the queries.
+    fn answer(&self, query: Query) -> Result<Answer, Refusal> {
+        Ok(match query {
+            Query::Ports => Answer::Ports(self.ports()?),
+            Query::Flows => Answer::Flows(self.flows()?),
+            Query::Macs => Answer::Macs(self.macs()?),
+            Query::Stats => Answer::Stats(self.stats()?),
+        })
+    }
+}
+
+/// A port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Its number.
+    pub id: u16,
+    /// Its name.
+    pub name: String,
+    /// What is behind it: `tap`, `packet` or `guest`.
+    pub kind: String,
+    /// The interface or device behind it.
+    pub device: String,
+    /// Whether it works.
+    #[serde(flatten)]
+    pub state: PortState,
+    /// Its part in VLANs.
+    pub vlan: VlanStatus,
+    /// What its VM sent.
+    pub tx: Traffic,
+    /// What its VM received.
+    pub rx: Traffic,
+    /// Packets that its VM sent and that are not sent on or dropped yet.
+    pub in_flight: u64,
+    /// Packets in its internal receive queue.
+    pub queued: u64,
+    /// Packets of its that were shown to the control plane.
+    pub upcalls: u64,
+}
+
+/// Whether a port works: `"state":"up"`, or `"state":"down"` with the `reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum PortState {
+    /// It does.
+    Up,
+    /// It does not.
+    Down {
+        /// Why, as a sentence.
+        reason: String,
+    },
+}
+
+/// A port's part in VLANs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "lowercase")]
+pub enum VlanStatus {
+    /// Frames pass as they are.
+    Transparent,
+    /// One VLAN, untagged.
+    Access {
+        /// Its id.
+        vid: u16,
+    },
+    /// Several VLANs, tagged.
+    Trunk {
+        /// Their ids.
+        vids: Vec<u16>,
+    },
+}
+
+impl From<&VlanMode> for VlanStatus {
+    fn from(mode: &VlanMode) -> VlanStatus {
+        match mode {
+            VlanMode::Transparent => VlanStatus::Transparent,
+            VlanMode::Access(vid) => VlanStatus::Access { vid: *vid },
+            VlanMode::Trunk(vids) => VlanStatus::Trunk { vids: vids.clone() },
+        }
+    }
+}
+
+impl fmt::Display for VlanStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VlanStatus::Transparent => f.write_str("-"),
+            VlanStatus::Access { vid } => write!(f, "access {vid}"),
+            VlanStatus::Trunk { vids } => {
+                let vids: Vec<String> = vids.iter().map(u16::to_string).collect();
+                write!(f, "trunk {}", vids.join("+"))
+            }
+        }
+    }
+}
+
+/// Frames in one direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Frames, those that were dropped not counted.
+    pub frames: u64,
+    /// Bytes of these frames.
+    pub bytes: u64,
+    /// Frames that were dropped.
+    pub drops: Drops,
+}
+
+impl Traffic {
+    /// Adds what another port did.
+    pub fn add(&mut self, other: &Traffic) {
+        self.frames = self.frames.saturating_add(other.frames);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.drops.add(&other.drops);
+    }
+}
+
+/// Dropped frames by reason. Reasons that never happened are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Drops(BTreeMap<String, u64>);
+
+impl Drops {
+    /// Counts `frames` more drops for this reason.
+    pub fn count(&mut self, reason: DropReason, frames: u64) {
+        self.count_name(reason.name(), frames);
+    }
+
+    /// Adds other drops to these.
+    pub fn add(&mut self, other: &Drops) {
+        for (name, frames) in &other.0 {
+            self.count_name(name, *frames);
+        }
+    }
+
+    /// The drops for all reasons.
+    pub fn total(&self) -> u64 {
+        self.0.values().fold(0, |sum, frames| sum.saturating_add(*frames))
+    }
+
+    /// The reasons' names and their counts, the most frequent first. The daemon may be newer than we and
+    /// have reasons that we do not know; [`Drops::reason`] tells.
+    pub fn by_count(&self) -> Vec<(&str, u64)> {
+        let mut counts: Vec<_> = self.0.iter().map(|(name, frames)| (name.as_str(), *frames)).collect();
+        counts.sort_by_key(|(name, frames)| (std::cmp::Reverse(*frames), *name));
+        counts
+    }
+
+    /// The reason that has this name.
+    pub fn reason(name: &str) -> Option<DropReason> {
+        DropReason::ALL.iter().copied().find(|reason| reason.name() == name)
+    }
+
+    fn count_name(&mut self, name: &str, frames: u64) {
+        if frames > 0 {
+            let count = self.0.entry(name.to_owned()).or_default();
+            *count = count.saturating_add(frames);
+        }
+    }
+}
+
+impl FromIterator<(DropReason, u64)> for Drops {
+    fn from_iter<I: IntoIterator<Item = (DropReason, u64)>>(counts: I) -> Drops {
+        let mut drops = Drops::default();
+        for (reason, frames) in counts {
+            drops.count(reason, frames);
+        }
+        drops
+    }
+}
+
+/// An installed flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowStatus {
+    /// Its number.
+    pub id: u64,
+    /// The packets that it is for.
+    #[serde(rename = "match")]
+    pub matches: String,
+    /// What is done with them.
+    pub actions: String,
+    /// Packets that matched.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Milliseconds since the last of them; `None` if there was none.
+    pub idle_ms: Option<u64>,
+    /// Milliseconds since the flow was installed.
+    pub age_ms: u64,
+}
+
+/// A MAC address that was learned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MacStatus {
+    /// The VLAN that it was seen in; 0 is none.
+    pub vlan: u16,
+    /// The address, as in `02:00:00:00:00:01`.
+    pub mac: String,
+    /// The name of the port that it is behind.
+    pub port: String,
+    /// Milliseconds since it was last seen.
+    pub age_ms: u64,
+}
+
+/// What the daemon has done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatsReport {
+    /// The daemon's process id.
+    pub pid: u32,
+    /// Its version, as `hyper-switch --version` prints it.
+    pub version: String,
+    /// Milliseconds since it started.
+    pub uptime_ms: u64,
+    /// Ports now.
+    pub ports: u64,
+    /// Installed flows now.
+    pub flows: u64,
+    /// Known MAC addresses now.
+    pub macs: u64,
+    /// What all VMs sent.
+    pub tx: Traffic,
+    /// What all VMs received.
+    pub rx: Traffic,
+    /// What each core did.
+    pub cores: Vec<CoreStatus>,
+}
+
+impl StatsReport {
+    /// The drops of both directions. Each dropped frame is counted in one of them only.
+    pub fn drops(&self) -> Drops {
+        let mut drops = self.tx.drops.clone();
+        drops.add(&self.rx.drops);
+        drops
+    }
+}
+
+/// What one core did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreStatus {
+    /// Its number.
+    pub core: u32,
+    /// Entries into the switch, of all kinds.
+    pub entries: u64,
+    /// Entries of a sender.
+    pub transmit_calls: u64,
+    /// Entries of a receiver.
+    pub receive_calls: u64,
+    /// Entries as an idle core.
+    pub idle_calls: u64,
+    /// Lookups that the core's exact-match cache answered.
+    pub cache_hits: u64,
+    /// Lookups that the megaflow table answered.
+    pub megaflow_hits: u64,
+    /// Lookups that nothing answered.
+    pub misses: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Drops add up by reason, those that never happened are left out, and the most frequent come first.
+    #[test]
+    fn drops_add_up() {
+        let counts = [(DropReason::Truncated, 0), (DropReason::TooLong, 2), (DropReason::RxQueueFull, 5)];
+        let mut drops: Drops = counts.into_iter().collect();
+        drops.add(&drops.clone());
+        assert_eq!(drops.by_count(), [("rx_queue_full", 10), ("too_long", 4)]);
+        assert_eq!(drops.total(), 14);
+        assert_eq!(Drops::reason("too_long"), Some(DropReason::TooLong));
+        assert_eq!(Drops::reason("of_a_newer_daemon"), None);
+    }
+
+    /// A port's state is one flat word in JSON, as the example of `ctl --help` filters by it.
+    #[test]
+    fn a_port_is_flat_in_json() {
+        let port = PortStatus {
+            id: 1,
+            name: "a".into(),
+            kind: "tap".into(),
+            device: "hp0".into(),
+            state: PortState::Down { reason: "the interface is gone".into() },
+            vlan: VlanStatus::from(&VlanMode::Access(7)),
+            tx: Traffic { frames: 1, bytes: 60, drops: [(DropReason::Truncated, 1)].into_iter().collect() },
+            rx: Traffic::default(),
+            in_flight: 0,
+            queued: 0,
+            upcalls: 0,
+        };
+        let json = serde_json::to_value(&port).unwrap();
+        assert_eq!(json["state"], "down");
+        assert_eq!(json["reason"], "the interface is gone");
+        assert_eq!(json["vlan"], serde_json::json!({"mode": "access", "vid": 7}));
+        assert_eq!(json["tx"]["drops"], serde_json::json!({"truncated": 1}));
+        assert_eq!(serde_json::from_value::<PortStatus>(json).unwrap(), port);
+    }
+}
