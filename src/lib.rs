@@ -3,16 +3,23 @@
 //!
 //! | module | noun |
 //! | --- | --- |
+//! | [`cli`] | the command line |
+//! | [`config`] | the configuration file, and what `run` is to do |
 //! | [`port_spec`], [`core_list`], [`log_filter`] | what the user writes for a port, cores, a filter |
 //! | [`ctl`] | the control socket |
+//! | [`report`], [`progress`] | what `pair` and `run` show at the end, and on the way there |
 //! | [`table`] | plain text tables, and numbers as people read them |
 //! | [`exit`] | failures and exit codes |
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod config;
 pub mod core_list;
 pub mod ctl;
 pub mod exit;
 pub mod log_filter;
 pub mod port_spec;
+pub mod progress;
+pub mod report;
 pub mod table;

@@ -1,1 +1,52 @@
-fn main() {}
+//! The program: reads the command line, does what it says, and ends with a documented exit code.
+
+#![forbid(unsafe_code)]
+
+use hyper_switch::cli::{Command, CtlOptions, Invocation};
+use hyper_switch::ctl::{client, render};
+use hyper_switch::exit::{Failure, FailureKind};
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match Invocation::from_command_line().and_then(execute) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Where standard error is closed, the exit code has to say it all.
+            let _ = writeln!(std::io::stderr(), "{failure}");
+            ExitCode::from(&failure)
+        }
+    }
+}
+
+fn execute(invocation: Invocation) -> Result<(), Failure> {
+    invocation.log.install();
+    match invocation.command {
+        Command::Ctl(options) => ctl(&options),
+        Command::Run(_) | Command::Pair(_) => {
+            Err(Failure::new(FailureKind::Runtime, "this build has no thread host to run a switch on"))
+        }
+    }
+}
+
+fn ctl(options: &CtlOptions) -> Result<(), Failure> {
+    let answer = client::ask(&options.ctl_socket, options.query)?;
+    if !options.json {
+        return print(&render::render(&answer));
+    }
+    match serde_json::to_string_pretty(&answer) {
+        Ok(json) => print(&format!("{json}\n")),
+        Err(error) => Err(Failure::new(FailureKind::Runtime, format!("cannot write JSON: {error}"))),
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough, as `head` has, is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::from_io("cannot write to standard output", &error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,414 @@
+//! The command line: what the user may say, and what is made of it.
+
+use crate::config::{self, CommandLine, ConfigFile, RunOptions};
+use crate::core_list::CoreList;
+use crate::ctl::{protocol::Query, socket};
+use crate::exit::{Failure, FailureKind, exit_codes_help};
+use crate::log_filter::LogFilter;
+use crate::port_spec::PortSpec;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The fewest and most bytes of a frame of the `udp` workload, without the frame check sequence: the
+/// minimum and maximum of Ethernet (IEEE 802.3-2018, clause 3.2.7).
+pub const FRAME_BYTES: std::ops::RangeInclusive<u64> = 60..=1514;
+
+/// What the user wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invocation {
+    /// Which log events to show.
+    pub log: LogFilter,
+    /// What to do.
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Run a switch until it is told to stop.
+    Run(RunOptions),
+    /// Measure pairs of VMs that talk to each other.
+    Pair(PairOptions),
+    /// Ask a running switch.
+    Ctl(CtlOptions),
+}
+
+/// What `hyper-switch pair` is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairOptions {
+    /// What the VMs are.
+    pub backend: Backend,
+    /// The workloads, one after the other; at least one.
+    pub workloads: Vec<Workload>,
+    /// Pairs that talk at the same time, at least one.
+    pub pairs: u16,
+    /// How long each workload is measured.
+    pub duration: Duration,
+    /// Print one JSON document instead of tables.
+    pub json: bool,
+    /// Seeds whatever is random.
+    pub seed: u64,
+    /// Bytes of each frame of the `udp` workload, without the frame check sequence.
+    pub frame_bytes: usize,
+}
+
+/// What `hyper-switch ctl` is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CtlOptions {
+    /// What to ask.
+    pub query: Query,
+    /// Print one JSON document instead of a table.
+    pub json: bool,
+    /// The control socket of the daemon.
+    pub ctl_socket: PathBuf,
+}
+
+/// What the VMs of `pair` are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// TCP/IP stacks in this process, each with its own memory and VIRTIO rings. Needs no rights
+    Inprocess,
+    /// Network namespaces behind TAP interfaces. Needs root
+    Tap,
+}
+
+/// What the VMs of a pair do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Workload {
+    /// One TCP connection, as fast as it goes: throughput
+    Stream,
+    /// One byte there and one back over TCP: transactions a second, and their latency
+    Rr,
+    /// UDP datagrams in frames of --frame-bytes: packets a second
+    Udp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WorkloadChoice {
+    /// One TCP connection, as fast as it goes: throughput
+    Stream,
+    /// One byte there and one back over TCP: transactions a second, and their latency
+    Rr,
+    /// UDP datagrams in frames of --frame-bytes: packets a second
+    Udp,
+    /// stream, then rr
+    All,
+}
+
+/// A virtual switch for VMs: flow-based, and one copy a packet.
+///
+/// Frames go straight from the memory of the VM that sends into the memory of the VM that receives. Where
+/// they go is decided by flows, which a learning control plane installs.
+#[derive(Parser)]
+#[command(name = "hyper-switch", version, after_help = top_help(), arg_required_else_help = true)]
+struct Cli {
+    /// Which log events to show on standard error, as in warn,hyper_switch=debug
+    ///
+    /// Without it the environment variable RUST_LOG decides, then the configuration file; else it is `info`
+    /// for `run` and `warn` for the rest.
+    #[arg(long, global = true, value_name = "FILTER", display_order = 100)]
+    log: Option<LogFilter>,
+
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Run a switch until SIGINT or SIGTERM
+    #[command(after_help = RUN_EXAMPLES, after_long_help = run_long_help())]
+    Run(RunArgs),
+    /// Measure pairs of VMs that talk to each other across the switch
+    #[command(after_help = PAIR_EXAMPLES)]
+    Pair(PairArgs),
+    /// Ask a running switch what it has and does
+    #[command(after_help = CTL_EXAMPLES)]
+    Ctl(CtlArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// A port: tap:NAME or packet:INTERFACE, then as wanted ,name=PORT and ,access=VID or ,trunk=VID+VID
+    ///
+    /// A `tap` port is a TAP interface, made if it is not there; a VMM or a namespace takes it from there.
+    /// A `packet` port attaches to an interface that exists, by AF_PACKET. The port's name is the
+    /// interface's unless `name=` gives another. With `access=` its frames belong to that one VLAN,
+    /// untagged; with `trunk=` it carries those VLANs, tagged; with neither, frames pass as they are.
+    #[arg(long = "port", value_name = "SPEC")]
+    ports: Vec<PortSpec>,
+
+    /// The cores that switch, as in 0,2-3; all that this process may use if left out
+    #[arg(long, value_name = "LIST")]
+    cores: Option<CoreList>,
+
+    /// A TOML file with more ports, and with what this command line leaves out
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// The control socket to listen on
+    #[arg(long, value_name = "PATH", long_help = socket_help("to listen on"))]
+    ctl: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct PairArgs {
+    /// What the VMs are
+    #[arg(long, value_enum, default_value_t = Backend::Inprocess)]
+    backend: Backend,
+
+    /// What the VMs of a pair do with each other
+    #[arg(long, value_enum, default_value_t = WorkloadChoice::All)]
+    workload: WorkloadChoice,
+
+    /// Pairs that talk at the same time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pairs: u16,
+
+    /// Seconds that each workload is measured for
+    #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
+    duration: Duration,
+
+    /// Print one JSON document instead of tables
+    #[arg(long)]
+    json: bool,
+
+    /// Seeds whatever is random: the same seed gives the same traffic
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Bytes of each frame of the `udp` workload, without the frame check sequence [default: 60]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(FRAME_BYTES))]
+    frame_bytes: Option<u64>,
+}
+
+#[derive(Args)]
+struct CtlArgs {
+    /// What to show
+    #[arg(value_enum)]
+    query: Query,
+
+    /// Print one JSON document instead of a table
+    #[arg(long)]
+    json: bool,
+
+    /// The control socket of the daemon
+    #[arg(long, value_name = "PATH", long_help = socket_help("of the daemon"))]
+    ctl: Option<PathBuf>,
+}
+
+fn socket_help(role: &str) -> String {
+    format!(
+        "The control socket {role}. Without it: {} for root, $XDG_RUNTIME_DIR/hyper-switch.sock \
+         for others, or /tmp/hyper-switch-UID.sock where that variable is not set",
+        socket::ROOT_PATH
+    )
+}
+
+fn top_help() -> String {
+    format!(
+        "\
+Examples:
+  Throughput and latency between two VMs in this process:
+      hyper-switch pair
+  A switch with two TAP ports, and a look at what it learned:
+      hyper-switch run --port tap:hp0 --port tap:hp1
+      hyper-switch ctl flows
+
+{}",
+        exit_codes_help()
+    )
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  Two TAP interfaces on one network:
+      hyper-switch run --port tap:hp0 --port tap:hp1
+  Two VLANs and an uplink that carries both:
+      hyper-switch run --port tap:hp0,name=web,access=10 --port tap:hp1,name=db,access=20 \\
+                       --port packet:eth1,trunk=10+20
+  From a file (shown by run --help), but on these two cores:
+      hyper-switch run --config switch.toml --cores 2-3";
+
+fn run_long_help() -> String {
+    format!("{RUN_EXAMPLES}\n\nA configuration file with every key:\n\n{}", config::EXAMPLE)
+}
+
+const PAIR_EXAMPLES: &str = "\
+Examples:
+  Throughput and latency of one pair:
+      hyper-switch pair
+  Four pairs at once, for a script:
+      hyper-switch pair --workload stream --pairs 4 --duration 10 --json
+  The smallest frames, which cost a switch most:
+      hyper-switch pair --workload udp --frame-bytes 60";
+
+const CTL_EXAMPLES: &str = "\
+Examples:
+  The flows with their counters:
+      hyper-switch ctl flows
+  Why packets were dropped, and what each core did:
+      hyper-switch ctl stats
+  All ports that are down, with jq:
+      hyper-switch ctl ports --json | jq '.ports[] | select(.state != \"up\")'";
+
+/// Reads a span of time: seconds, with a fraction if wanted, more than 0 and at most an hour.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 3600.0);
+    let duration = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()).filter(|d| !d.is_zero());
+    duration.ok_or_else(|| "it takes seconds, more than 0 and at most 3600".to_owned())
+}
+
+impl Invocation {
+    /// Reads the command line of this process, and the configuration file that it names. Prints help and
+    /// exits the process if that is what the user wants, or if the command line cannot be read.
+    ///
+    /// # Errors
+    /// The configuration file, or what both say together, makes no sense.
+    pub fn from_command_line() -> Result<Invocation, Failure> {
+        Invocation::from_cli(Cli::parse())
+    }
+
+    fn from_cli(cli: Cli) -> Result<Invocation, Failure> {
+        let (command, file_log) = match cli.command {
+            Subcommands::Run(args) => {
+                let mut file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
+                let file_log = file.log.take();
+                let line = CommandLine { ports: args.ports, cores: args.cores, ctl: args.ctl };
+                (Command::Run(RunOptions::combine(line, file)?), file_log)
+            }
+            Subcommands::Pair(args) => (Command::Pair(args.into_options()?), None),
+            Subcommands::Ctl(args) => (Command::Ctl(args.into_options()), None),
+        };
+        let default = if matches!(command, Command::Run(_)) { "info" } else { "warn" };
+        Ok(Invocation { log: log_filter(cli.log, file_log, default)?, command })
+    }
+}
+
+/// The filter of the command line, else the environment's, else the file's, else the default.
+fn log_filter(line: Option<LogFilter>, file: Option<LogFilter>, default: &str) -> Result<LogFilter, Failure> {
+    let invalid = |error| {
+        Failure::new(FailureKind::Usage, format!("RUST_LOG is no log filter: {error}"))
+            .with_help("write for example RUST_LOG=info or RUST_LOG=warn,hyper_switch=debug")
+    };
+    match line {
+        Some(filter) => Ok(filter),
+        None => match LogFilter::from_environment().map_err(invalid)?.or(file) {
+            Some(filter) => Ok(filter),
+            None => default.parse().map_err(invalid),
+        },
+    }
+}
+
+impl PairArgs {
+    fn into_options(self) -> Result<PairOptions, Failure> {
+        if self.frame_bytes.is_some() && self.workload != WorkloadChoice::Udp {
+            let message = "--frame-bytes is for the udp workload; TCP chooses its own frames";
+            return Err(Failure::new(FailureKind::Usage, message).with_help("add --workload udp"));
+        }
+        let workloads = match self.workload {
+            WorkloadChoice::Stream => vec![Workload::Stream],
+            WorkloadChoice::Rr => vec![Workload::Rr],
+            WorkloadChoice::Udp => vec![Workload::Udp],
+            WorkloadChoice::All => vec![Workload::Stream, Workload::Rr],
+        };
+        // The parser has bounded the number far below what usize holds.
+        let frame_bytes = self.frame_bytes.unwrap_or(*FRAME_BYTES.start()) as usize;
+        let PairArgs { backend, pairs, duration, json, seed, .. } = self;
+        Ok(PairOptions { backend, workloads, pairs, duration, json, seed, frame_bytes })
+    }
+}
+
+impl CtlArgs {
+    fn into_options(self) -> CtlOptions {
+        let ctl_socket = self.ctl.unwrap_or_else(socket::default_path);
+        CtlOptions { query: self.query, json: self.json, ctl_socket }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn command(line: &str) -> Command {
+        let words = std::iter::once("hyper-switch").chain(line.split_whitespace());
+        Invocation::from_cli(Cli::try_parse_from(words).expect(line)).expect(line).command
+    }
+
+    fn refusal(line: &str) -> String {
+        let words = std::iter::once("hyper-switch").chain(line.split_whitespace());
+        match Cli::try_parse_from(words) {
+            Err(error) => error.to_string(),
+            Ok(cli) => Invocation::from_cli(cli).expect_err(line).to_string(),
+        }
+    }
+
+    /// clap's own check of names, defaults and conflicts.
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    /// Each option of `run` arrives where the host will look for it.
+    #[test]
+    fn run_is_read() {
+        let Command::Run(options) = command("run --port tap:a --port packet:b,access=3 --cores 0-1 --ctl /x")
+        else {
+            panic!("not read as run")
+        };
+        assert_eq!(options.ports, ["tap:a", "packet:b,access=3"].map(|spec| spec.parse().unwrap()));
+        assert_eq!(options.cores, Some("0,1".parse().unwrap()));
+        assert_eq!(options.ctl_socket, PathBuf::from("/x"));
+    }
+
+    /// `pair` has the documented defaults, and `all` means stream and then rr.
+    #[test]
+    fn pair_is_read() {
+        let mut expected = PairOptions {
+            backend: Backend::Inprocess,
+            workloads: vec![Workload::Stream, Workload::Rr],
+            pairs: 1,
+            duration: Duration::from_secs(5),
+            json: false,
+            seed: 1,
+            frame_bytes: 60,
+        };
+        assert_eq!(command("pair"), Command::Pair(expected.clone()));
+        expected.backend = Backend::Tap;
+        expected.workloads = vec![Workload::Udp];
+        expected.duration = Duration::from_millis(250);
+        expected.frame_bytes = 1514;
+        let line = "pair --backend tap --workload udp --duration 0.25 --frame-bytes 1514";
+        assert_eq!(command(line), Command::Pair(expected));
+    }
+
+    /// `ctl` takes what to show and where to ask.
+    #[test]
+    fn ctl_is_read() {
+        let expected = CtlOptions { query: Query::Macs, json: true, ctl_socket: "/x".into() };
+        assert_eq!(command("ctl macs --json --ctl /x"), Command::Ctl(expected));
+    }
+
+    /// Values out of bounds are refused, and the message holds the bound.
+    #[test]
+    fn nonsense_is_refused_with_the_bound() {
+        for (line, part) in [
+            ("run --port hp0", "`hp0` does not say what the port is"),
+            ("run --port tap:a --cores 3-2", "the range 3-2 ends before it starts"),
+            ("run --port tap:a --log x=loud", "expected one of \"off\", \"error\""),
+            ("run", "the switch has no port"),
+            ("pair --pairs 0", "0 is not in 1..=64"),
+            ("pair --duration 0", "more than 0 and at most 3600"),
+            ("pair --duration 1e-12", "more than 0 and at most 3600"),
+            ("pair --duration nan", "more than 0 and at most 3600"),
+            ("pair --workload udp --frame-bytes 59", "59 is not in 60..=1514"),
+            ("pair --frame-bytes 60", "--frame-bytes is for the udp workload"),
+            ("ctl everything", "[possible values: ports, flows, macs, stats]"),
+        ] {
+            let text = refusal(line);
+            assert!(text.contains(part), "{line}: {text}");
+        }
+    }
+}

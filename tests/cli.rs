@@ -1,0 +1,163 @@
+//! The program as a user and a script meet it: what it prints, where, and the exit code.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Output};
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// Runs the program in `folder`, with none of our environment that it looks at.
+fn run_in(folder: &Path, arguments: &[&str]) -> Said {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_hyper-switch"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_remove("RUST_LOG")
+        .env_remove("XDG_RUNTIME_DIR")
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Said { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+}
+
+fn run(arguments: &[&str]) -> Said {
+    run_in(tempfile::tempdir().unwrap().path(), arguments)
+}
+
+/// `--help` names the commands, shows examples, and documents the exit codes; all on standard output.
+#[test]
+fn help_teaches() {
+    let said = run(&["--help"]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    for part in ["run", "pair", "ctl", "Examples:", "Exit codes:", "  0  success", "  6  no daemon answers"] {
+        assert!(said.out.contains(part), "{part}: {}", said.out);
+    }
+    let run_help = run(&["run", "--help"]).out;
+    for part in ["--port", "--cores", "--config", "--ctl", "--log", "tap:hp0,name=web,access=10", "[[port]]"]
+    {
+        assert!(run_help.contains(part), "{part}: {run_help}");
+    }
+}
+
+/// Without a command the help is shown, and it counts as a mistake.
+#[test]
+fn no_command_is_a_mistake() {
+    let said = run(&[]);
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("Usage: hyper-switch"), "{}", said.err);
+}
+
+/// A port that makes no sense is refused with the offending part and what would be right.
+#[test]
+fn a_bad_port_is_a_usage_error() {
+    for (spec, part) in [
+        ("hp0", "`hp0` does not say what the port is; write tap:NAME or packet:INTERFACE"),
+        ("tap:hp0,acess=1", "`acess=1` is no option of a port; there are name=NAME, access=VID"),
+        ("tap:a-name-beyond-all-bounds", "it has 24 bytes, 15 are allowed"),
+    ] {
+        let said = run(&["run", "--port", spec]);
+        assert_eq!((said.code, said.out.as_str()), (2, ""));
+        assert!(said.err.contains(part), "{}", said.err);
+    }
+}
+
+/// A switch without a port is refused with an example of one that has some.
+#[test]
+fn no_port_is_a_usage_error() {
+    let said = run(&["run"]);
+    let expected = "\
+error: the switch has no port
+help: give it some, for example: hyper-switch run --port tap:hp0 --port tap:hp1
+";
+    assert_eq!((said.code, said.err.as_str()), (2, expected));
+}
+
+/// A mistake in the configuration file is shown with the file, the line, the key and what would be right.
+#[test]
+fn a_bad_configuration_is_shown_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = "# two VMs\n[[port]]\ntap = \"hp0\"\nacess = 10\n";
+    std::fs::write(folder.path().join("switch.toml"), file).unwrap();
+    let said = run_in(folder.path(), &["run", "--config", "switch.toml"]);
+    let expected = "\
+error: switch.toml, line 4: unknown field `acess`, expected one of `tap`, `packet`, `name`, `access`, `trunk`
+ 4 | acess = 10
+   | ^^^^^
+help: `hyper-switch run --help` shows a file with every key
+";
+    assert_eq!((said.code, said.err.as_str()), (3, expected));
+}
+
+/// A configuration file that is not there is an error of the configuration, and is named.
+#[test]
+fn a_missing_configuration_is_named() {
+    let said = run(&["run", "--config", "nowhere.toml"]);
+    assert_eq!(said.code, 3);
+    assert!(
+        said.err.starts_with("error: cannot read the configuration file nowhere.toml: No such"),
+        "{}",
+        said.err
+    );
+}
+
+/// The same name on the command line and in the file is refused, and both places are named.
+#[test]
+fn duplicates_name_both_places() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("s.toml"), "[[port]]\ntap = \"hp1\"\nname = \"a\"\n").unwrap();
+    let said = run_in(folder.path(), &["run", "--config", "s.toml", "--port", "tap:hp0,name=a"]);
+    let expected = "\
+error: two ports are named `a`: `--port` number 1 of the command line, and s.toml, line 1
+help: give one of them another name with `name=`
+";
+    assert_eq!((said.code, said.err.as_str()), (3, expected));
+}
+
+/// A log filter in the environment that is none is refused like one on the command line.
+#[test]
+fn a_bad_filter_in_the_environment_is_a_usage_error() {
+    let program = env!("CARGO_BIN_EXE_hyper-switch");
+    let output = Command::new(program).args(["ctl", "ports"]).env("RUST_LOG", "x=loud").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.starts_with("error: RUST_LOG is no log filter: "), "{said}");
+}
+
+/// Without a daemon `ctl` says where it looked and how to start one.
+#[test]
+fn ctl_without_a_daemon_says_how_to_start_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = run_in(folder.path(), &["ctl", "ports", "--ctl", "nobody.sock"]);
+    assert_eq!((said.code, said.out.as_str()), (6, ""));
+    assert!(said.err.starts_with("error: no daemon listens at nobody.sock\nhelp: "), "{}", said.err);
+    assert!(said.err.contains("--ctl PATH"), "{}", said.err);
+}
+
+/// `ctl` prints a table for people and the same as JSON for scripts. The daemon is a socket that gives the
+/// documented answer to the documented request.
+#[test]
+fn ctl_prints_tables_and_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("s")).unwrap();
+    let daemon = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (stream, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            BufReader::new(&stream).read_line(&mut request).unwrap();
+            assert_eq!(request, "{\"version\":1,\"cmd\":\"macs\"}\n");
+            let entry = r#"{"vlan":0,"mac":"02:00:00:00:00:01","port":"a","age_ms":20,"new":true}"#;
+            writeln!({ &stream }, r#"{{"version":1,"ok":{{"macs":[{entry}]}}}}"#).unwrap();
+        }
+    });
+    let table = run_in(folder.path(), &["ctl", "macs", "--ctl", "s"]);
+    assert_eq!(table.code, 0, "{}", table.err);
+    assert_eq!(table.out, "vlan  mac                port    age\n   -  02:00:00:00:00:01  a     20 ms\n");
+    let json = run_in(folder.path(), &["ctl", "macs", "--json", "--ctl", "s"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(json["macs"][0]["port"], "a");
+    daemon.join().unwrap();
+}
