@@ -14,6 +14,8 @@
 mod checksum;
 mod layout;
 mod segment;
+#[cfg(test)]
+mod tests;
 
 pub use checksum::{Sum, pseudo_v4, pseudo_v6, sum, update};
 pub use layout::LayoutFault;
