@@ -65,7 +65,7 @@ impl Sum {
     /// Copies all of `from` to the start of `to` and continues the sum over what was copied.
     ///
     /// The sum is over the very bytes that were delivered, even if a guest writes `from` meanwhile:
-    /// they go through memory of the switch's own, a cache-resident kilobyte at a time.
+    /// they go through memory of the switch's own, which stays in the cache.
     ///
     /// # Safety
     /// As for [`Segment::copy_to`]: both ranges are mapped, and `to` is writable and at least as long
@@ -90,11 +90,12 @@ impl Sum {
     /// that VIRTIO 1.2, clause 5.1.6.2, wants in a field that is still to be finished.
     #[inline]
     pub fn fold(self) -> u16 {
-        let halves = (self.total >> 32) + (self.total & 0xffff_ffff);
-        let words = (halves >> 48) + (halves >> 32 & 0xffff) + (halves >> 16 & 0xffff) + (halves & 0xffff);
-        let word = (words >> 16) + (words & 0xffff);
-        let word = (word >> 16) + (word & 0xffff);
-        u16::from_be(word as u16)
+        let mut total = (self.total >> 32) + (self.total & 0xffff_ffff);
+        // 33 bits become 18, then 17, then 16.
+        for _ in 0..3 {
+            total = (total >> 16) + (total & 0xffff);
+        }
+        u16::from_be(total as u16)
     }
 
     /// The checksum: the one's complement of the folded sum (RFC 1071, 1).

@@ -8,8 +8,9 @@ use alloc::vec::Vec;
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{
-    IpHeaders, IpNumber, Ipv4Header, Ipv4Options, Ipv6Extensions, Ipv6Header, Ipv6RawExtHeader, NetSlice,
-    PacketBuilder, SlicedPacket, TcpHeader, TransportSlice, UdpHeader, VlanId,
+    IpHeaders, IpNumber, Ipv4Header, Ipv4Options, Ipv6Extensions, Ipv6Header, Ipv6RawExtHeader,
+    Ipv6RoutingExtensions, NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice, UdpHeader,
+    VlanId,
 };
 use proptest::collection::vec as bytes;
 use proptest::prelude::*;
@@ -86,13 +87,13 @@ impl Shape {
             let ip =
                 Ipv6Header { hop_limit: 9, source: [0xfd; 16], destination: [7; 16], ..Default::default() };
             let padding = Ipv6RawExtHeader::new_raw(IpNumber::TCP, &[1, 4, 0, 0, 0, 0]).unwrap();
-            let mut extensions = Ipv6Extensions::default();
-            extensions.hop_by_hop_options = (self.ip_options > 0).then(|| padding.clone());
-            extensions.destination_options = (self.ip_options > 1).then(|| padding.clone());
-            extensions.routing = (self.ip_options > 2).then(|| etherparse::Ipv6RoutingExtensions {
-                routing: padding,
-                final_destination_options: None,
-            });
+            let routing = Ipv6RoutingExtensions { routing: padding.clone(), final_destination_options: None };
+            let extensions = Ipv6Extensions {
+                hop_by_hop_options: (self.ip_options > 0).then(|| padding.clone()),
+                destination_options: (self.ip_options > 1).then_some(padding),
+                routing: (self.ip_options > 2).then_some(routing),
+                ..Default::default()
+            };
             return IpHeaders::Ipv6(ip, extensions);
         }
         let mut ip = Ipv4Header::new(0, 9, IpNumber::TCP, [192, 0, 2, 1], [198, 51, 100, 200]).unwrap();
@@ -248,6 +249,12 @@ fn check_cuts(shape: Shape, payload: &[u8], gso_size: u16) -> usize {
         if index + 1 < cuts.len() {
             expected.tcp_flags &= !(FIN | PSH);
         }
+        // Outside the IP header nothing changes before L4, and inside an IPv6 header only its length.
+        assert_eq!(wire[..shape.l3()], frame[..shape.l3()]);
+        if shape.v6 {
+            assert_eq!(wire[shape.l3()..][..4], frame[shape.l3()..][..4]);
+            assert_eq!(wire[shape.l3() + 6..shape.l4()], frame[shape.l3() + 6..shape.l4()]);
+        }
         let part = payload.chunks(chunk).nth(index).unwrap_or(&[]);
         assert_eq!(expected.read(wire), part, "payload of cut {index}");
         assert_eq!(*header, VnetHdr::default());
@@ -257,7 +264,7 @@ fn check_cuts(shape: Shape, payload: &[u8], gso_size: u16) -> usize {
 
 #[test]
 fn the_largest_frames_are_cut_and_no_further_than_the_bound() {
-    let payload: Vec<u8> = (0..65_535_u32).map(|at| (at * 31 >> 3) as u8).collect();
+    let payload: Vec<u8> = (0..65_535_u32).map(|at| ((at * 31) >> 3) as u8).collect();
     for (v6, udp) in [(false, false), (false, true), (true, false), (true, true)] {
         // The IP length field is at its largest.
         let shape = Shape { v6, udp, vlan_tags: 2, sequence: u32::MAX - 9, identification: 65_530, ..PLAIN };
