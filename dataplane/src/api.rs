@@ -11,7 +11,7 @@ use core::fmt;
 use core::time::Duration;
 
 pub use crate::action::{Action, FieldValue};
-pub use crate::key::{FlowKey, HEADER_BYTES, Match};
+pub use crate::key::{FlowKey, HEADER_BYTES, Match, VLAN_PRESENT};
 
 /// A port of the switch: where a VM or a device is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
