@@ -8,6 +8,8 @@
 //! | [`port_spec`], [`core_list`], [`log_filter`] | what the user writes for a port, cores, a filter |
 //! | [`ctl`] | the control socket |
 //! | [`report`], [`progress`] | what `pair` and `run` show at the end, and on the way there |
+//! | [`daemon`] | what `run` runs |
+//! | [`host`] | the thread host: workers, service, control plane |
 //! | [`table`] | plain text tables, and numbers as people read them |
 //! | [`exit`] | failures and exit codes |
 
@@ -17,7 +19,9 @@ pub mod cli;
 pub mod config;
 pub mod core_list;
 pub mod ctl;
+pub mod daemon;
 pub mod exit;
+pub mod host;
 pub mod log_filter;
 pub mod port_spec;
 pub mod progress;

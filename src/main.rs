@@ -4,6 +4,7 @@
 
 use hyper_switch::cli::{Command, CtlOptions, Invocation};
 use hyper_switch::ctl::{client, render};
+use hyper_switch::daemon;
 use hyper_switch::exit::{Failure, FailureKind};
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -23,7 +24,8 @@ fn execute(invocation: Invocation) -> Result<(), Failure> {
     invocation.log.install();
     match invocation.command {
         Command::Ctl(options) => ctl(&options),
-        Command::Run(_) | Command::Pair(_) => {
+        Command::Run(options) => print(&daemon::run(&options)?),
+        Command::Pair(_) => {
             Err(Failure::new(FailureKind::Runtime, "this build has no thread host to run a switch on"))
         }
     }

@@ -35,6 +35,14 @@ pub enum Attachment {
 }
 
 impl Attachment {
+    /// The kind of port, as the user writes it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Attachment::Tap(_) => "tap",
+            Attachment::Packet(_) => "packet",
+        }
+    }
+
     /// The network interface that the port takes for itself.
     pub fn interface(&self) -> &InterfaceName {
         match self {

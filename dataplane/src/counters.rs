@@ -108,8 +108,14 @@ counters! {
 }
 
 counters! {
-    /// How a core's lookups ended.
-    LookupCounters / LiveLookup {
+    /// What a core did: how it entered the switch, and how its lookups ended.
+    CoreActivity / LiveActivity {
+        /// Entries for a sender.
+        transmit_entries,
+        /// Entries for a receiver.
+        receive_entries,
+        /// Entries as an idle core.
+        idle_entries,
         /// In the exact-match cache.
         cache_hits,
         /// In the megaflow table.
@@ -154,7 +160,7 @@ pub(crate) struct LiveFlow {
 pub(crate) struct CoreCounters {
     pub(crate) ports: Box<[LivePort]>,
     pub(crate) flows: Box<[LiveFlow]>,
-    pub(crate) lookups: LiveLookup,
+    pub(crate) activity: LiveActivity,
 }
 
 impl CoreCounters {
@@ -164,7 +170,7 @@ impl CoreCounters {
         CoreCounters {
             ports: <[LivePort]>::new_box_zeroed_with_elems(ports).expect(too_many),
             flows: <[LiveFlow]>::new_box_zeroed_with_elems(flows).expect(too_many),
-            lookups: LiveLookup::new_zeroed(),
+            activity: LiveActivity::new_zeroed(),
         }
     }
 }
@@ -224,9 +230,9 @@ impl PortCounters {
     }
 }
 
-pub(crate) fn read_lookups<'a>(cores: impl Iterator<Item = &'a CoreCounters>) -> LookupCounters {
-    cores.fold(LookupCounters::default(), |mut sum, core| {
-        sum.add(&core.lookups.read());
+pub(crate) fn read_activity<'a>(cores: impl Iterator<Item = &'a CoreCounters>) -> CoreActivity {
+    cores.fold(CoreActivity::default(), |mut sum, core| {
+        sum.add(&core.activity.read());
         sum
     })
 }

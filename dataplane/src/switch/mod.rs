@@ -21,8 +21,8 @@ pub use control::{AttachError, Barrier, Control, PortStatus};
 
 use crate::api::{Nanos, PortId};
 use crate::claim::Word;
-use crate::counters::{self, CoreCounters, LivePort, LookupCounters};
-use crate::epoch::Epochs;
+use crate::counters::{self, CoreActivity, CoreCounters, LivePort};
+use crate::epoch::{Epochs, Inside};
 use crate::flow::cache::ExactMatchCache;
 use crate::flow::table::{FlowTable, FlowWriter};
 use crate::host::{CoreId, Host};
@@ -84,6 +84,8 @@ pub struct Entered {
     pub interrupt: bool,
     /// A port went down by a fault of its own.
     pub faulted: bool,
+    /// The port that was entered for is not up: there is nothing to come back for.
+    pub down: bool,
 }
 
 /// The switch. See the [module head](self).
@@ -130,18 +132,19 @@ impl Switch {
         &self.config
     }
 
-    /// How the lookups of `core` ended so far.
-    pub fn lookups(&self, core: CoreId) -> LookupCounters {
-        counters::read_lookups(self.cores.get(usize::from(core.0)).into_iter())
+    /// What `core` has done so far.
+    pub fn activity(&self, core: CoreId) -> CoreActivity {
+        counters::read_activity(self.cores.get(usize::from(core.0)).into_iter())
     }
 
     /// The sender's hypercall: switches what `vm`'s transmit ring holds. Completed buffers come back to it.
     pub fn transmit<H: Host>(&self, cx: &mut CoreContext, host: &H, vm: PortId) -> Entered {
         self.enter(cx, host, |entry, cx| {
-            if let Some(port) = entry.switch.port(vm) {
-                entry.port_counters(port).tx.entries.add(1);
-                entry.serve_sender(cx, port, Word::SERVE);
-            }
+            let Some(port) = entry.switch.port(vm) else { return entry.entered.down = true };
+            entry.port_counters(port).tx.entries.add(1);
+            entry.counters.activity.transmit_entries.add(1);
+            entry.serve_sender(cx, port, Word::SERVE);
+            entry.entered.down = !port.is_up();
         })
     }
 
@@ -150,6 +153,7 @@ impl Switch {
         self.enter(cx, host, |entry, cx| {
             if let Some(port) = entry.switch.port(vm) {
                 entry.port_counters(port).rx.entries.add(1);
+                entry.counters.activity.receive_entries.add(1);
                 entry.serve_receiver(cx, port, Word::SERVE);
             }
         })
@@ -159,6 +163,7 @@ impl Switch {
     /// port's own bounds are the budget.
     pub fn idle<H: Host>(&self, cx: &mut CoreContext, host: &H) -> Entered {
         self.enter(cx, host, |entry, cx| {
+            entry.counters.activity.idle_entries.add(1);
             let ports = || (0..self.ports.len()).filter_map(|id| self.port(PortId(id as u16)));
             for port in ports().filter(|port| !port.waiting.is_empty()) {
                 entry.serve_receiver(cx, port, Word::SERVE);
@@ -180,18 +185,27 @@ impl Switch {
         })
     }
 
+    /// Whether frames wait for `vm` in its internal receive queue: whether a receive hypercall is worth its cost.
+    pub fn frames_wait(&self, cx: &mut CoreContext, vm: PortId) -> bool {
+        let _inside = self.enter_epoch(cx);
+        self.port(vm).is_some_and(|port| !port.waiting.is_empty())
+    }
+
+    fn enter_epoch(&self, cx: &mut CoreContext) -> Inside<'_> {
+        assert!(ptr::eq(&*cx.switch, self), "a core enters with a context of the same switch");
+        self.epochs.enter(usize::from(cx.core.0))
+    }
+
     fn enter<H: Host>(
         &self,
         cx: &mut CoreContext,
         host: &H,
         work: impl FnOnce(&mut Entry<'_, H>, &mut CoreContext),
     ) -> Entered {
-        assert!(ptr::eq(&*cx.switch, self), "a core enters with a context of the same switch");
-        let core = usize::from(cx.core.0);
-        let _inside = self.epochs.enter(core);
+        let _inside = self.enter_epoch(cx);
         let now = host.now();
         let now_ms = (now.0 / 1_000_000) as u16;
-        let counters = &self.cores[core];
+        let counters = &self.cores[usize::from(cx.core.0)];
         let mut entry = Entry { switch: self, host, counters, now, now_ms, entered: Entered::default() };
         work(&mut entry, cx);
         entry.entered

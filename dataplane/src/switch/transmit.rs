@@ -382,7 +382,7 @@ impl<H: Host> Entry<'_, H> {
             self.count_flow(index, batch.bytes[at]);
             self.decide(outputs, push, port, tx, (slot, key, hash), table.decision(index));
         }
-        self.counters.lookups.cache_hits.add(hits);
+        self.counters.activity.cache_hits.add(hits);
         self.dispatch(outputs, push, port, tx);
     }
 
@@ -415,10 +415,10 @@ impl<H: Host> Entry<'_, H> {
         let found = self.switch.table.find(key);
         match found {
             Some(index) => {
-                self.counters.lookups.table_hits.add(1);
+                self.counters.activity.table_hits.add(1);
                 cache.insert(hash, index);
             }
-            None => self.counters.lookups.misses.add(1),
+            None => self.counters.activity.misses.add(1),
         }
         found
     }

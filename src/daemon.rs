@@ -1,0 +1,244 @@
+//! The daemon: a learning switch over its ports until it is told to stop.
+
+use crate::config::{LearningOptions, RunOptions};
+use crate::core_list::CoreList;
+use crate::ctl::protocol::Refusal;
+use crate::ctl::server::Server;
+use crate::ctl::socket::CtlSocket;
+use crate::ctl::status::{
+    CoreStatus, FlowStatus, Inspect, MacStatus, PortState, PortStatus, StatsReport, Traffic, VlanStatus,
+};
+use crate::exit::{Failure, FailureKind};
+use crate::host::{HostConfig, NetDevice, Runtime, Snapshot, now};
+use crate::port_spec::{Attachment, PortSpec};
+use crate::report;
+use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
+use hyper_switch_controlplane::mac::MacEntry;
+use hyper_switch_dataplane::api::{DropReason, PortId};
+use hyper_switch_dataplane::counters::{CoreActivity, DROP_REASONS};
+use hyper_switch_pvnet::packet::{PacketError, PacketSocket};
+use hyper_switch_pvnet::tap::{Tap, TapError};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Runs a switch until SIGINT or SIGTERM and answers the summary to be shown.
+///
+/// # Errors
+/// A port, the control socket or a thread that cannot be had. What was begun is undone.
+pub fn run(options: &RunOptions) -> Result<String, Failure> {
+    let cannot = |what: &str| {
+        let what = what.to_owned();
+        move |error: std::io::Error| Failure::from_io(&what, &error)
+    };
+    // First of all, so that a signal that comes during the start stops what was started.
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(cannot("cannot catch signals"))?;
+    let socket = CtlSocket::bind(&options.ctl_socket)?;
+    let config = HostConfig {
+        workers: workers(options.cores.as_ref()),
+        guests: 0,
+        learning: learning(&options.learning),
+    };
+    let mut runtime = Runtime::start(&config).map_err(cannot("cannot start the switch"))?;
+    let mut attached = HashMap::new();
+    for spec in &options.ports {
+        let device = open(spec)?;
+        let port = runtime.attach_device(spec.name.as_str(), spec.vlan.clone(), device);
+        let port = port.map_err(|error| {
+            Failure::new(FailureKind::Runtime, format!("cannot attach port {}: {error}", spec.name))
+        })?;
+        tracing::info!(port = %spec.name, device = %spec.attachment, "attached");
+        attached.insert(port, spec.attachment.clone());
+    }
+    let daemon = Arc::new(Daemon { runtime: RwLock::new(Some(runtime)), attached, started: Instant::now() });
+    let server = Server::start(socket, daemon.clone()).map_err(cannot("cannot serve the control socket"))?;
+    tracing::info!(ctl = %options.ctl_socket.display(), ports = options.ports.len(), "switching");
+
+    let signal = signals.forever().next();
+    tracing::info!(?signal, "stopping");
+    let summary = daemon.stats().and_then(|stats| Ok(report::run_summary(&stats, &daemon.ports()?)));
+    drop(server);
+    drop(daemon.runtime.write().unwrap_or_else(PoisonError::into_inner).take());
+    summary.map_err(|refusal| Failure::new(FailureKind::Runtime, refusal.message))
+}
+
+/// A worker for each core that was named; or, unnamed, one worker that the scheduler places: where the devices
+/// are TAPs it runs best beside whoever sends (the figures are in `ARCHITECTURE.md`).
+fn workers(cores: Option<&CoreList>) -> Vec<Option<usize>> {
+    match cores {
+        Some(cores) => cores.cores().iter().map(|core| Some(*core)).collect(),
+        None => vec![None],
+    }
+}
+
+fn learning(options: &LearningOptions) -> LearningConfig {
+    let mut config = LearningConfig::default();
+    if let Some(seconds) = options.mac_ageing_s {
+        config.macs.age = Duration::from_secs(seconds.get());
+    }
+    if let Some(seconds) = options.flow_idle_s {
+        config.flow_idle = Duration::from_secs(seconds.get());
+    }
+    if let Some(macs) = options.max_macs {
+        config.macs.table = macs.get() as usize;
+    }
+    if let Some(macs) = options.max_macs_per_port {
+        config.macs.port = macs.get() as usize;
+    }
+    config
+}
+
+fn open(spec: &PortSpec) -> Result<NetDevice, Failure> {
+    let failure = |kind, error: &dyn std::fmt::Display| {
+        Failure::new(kind, format!("port {} ({}): {error}", spec.name, spec.attachment))
+    };
+    match &spec.attachment {
+        Attachment::Tap(name) => match Tap::open(name.as_str()) {
+            Ok(tap) => Ok(NetDevice::new(tap)),
+            Err(error) => Err(failure(tap_failure(&error), &error)),
+        },
+        Attachment::Packet(name) => match PacketSocket::attach(name.as_str()) {
+            Ok(socket) => Ok(NetDevice::new(socket)),
+            Err(error) => Err(failure(packet_failure(&error), &error)),
+        },
+    }
+}
+
+fn tap_failure(error: &TapError) -> FailureKind {
+    match error {
+        TapError::NotPermitted(_) => FailureKind::NotPermitted,
+        TapError::Busy(_) | TapError::NotTap(_) => FailureKind::InUse,
+        _ => FailureKind::Runtime,
+    }
+}
+
+fn packet_failure(error: &PacketError) -> FailureKind {
+    match error {
+        PacketError::NotPermitted { .. } => FailureKind::NotPermitted,
+        _ => FailureKind::Runtime,
+    }
+}
+
+/// What the control socket asks.
+struct Daemon {
+    runtime: RwLock<Option<Runtime>>,
+    attached: HashMap<PortId, Attachment>,
+    started: Instant,
+}
+
+impl Daemon {
+    fn with_runtime<T>(&self, ask: impl FnOnce(&Runtime) -> Option<T>) -> Result<T, Refusal> {
+        let runtime = self.runtime.read().unwrap_or_else(PoisonError::into_inner);
+        let answer = runtime.as_ref().and_then(ask);
+        answer.ok_or_else(|| {
+            Refusal::new("the switch does not answer", "it is stopping; ask again if it goes on")
+        })
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Refusal> {
+        self.with_runtime(Runtime::snapshot)
+    }
+}
+
+/// One direction's frames and drops.
+fn traffic(frames: u64, bytes: u64, drops: &[u64; DROP_REASONS]) -> Traffic {
+    let drops = DropReason::ALL.iter().copied().zip(drops.iter().copied());
+    Traffic { frames, bytes, drops: drops.collect() }
+}
+
+impl Inspect for Daemon {
+    fn ports(&self) -> Result<Vec<PortStatus>, Refusal> {
+        let status = |port: hyper_switch_dataplane::PortStatus| {
+            let (tx, rx) = (&port.counters.tx, &port.counters.rx);
+            let attachment = self.attached.get(&port.info.id);
+            PortStatus {
+                id: port.info.id.0,
+                name: port.info.name.clone(),
+                kind: attachment.map_or("vm", Attachment::kind).to_owned(),
+                device: attachment.map_or_else(String::new, |attachment| attachment.interface().to_string()),
+                state: match port.state {
+                    hyper_switch_dataplane::PortState::Up => PortState::Up,
+                    hyper_switch_dataplane::PortState::Faulted(fault) => {
+                        PortState::Down { reason: fault.to_string() }
+                    }
+                    hyper_switch_dataplane::PortState::Leaving => {
+                        PortState::Down { reason: "being detached".to_owned() }
+                    }
+                },
+                vlan: VlanStatus::from(&port.info.vlan),
+                tx: traffic(tx.frames, tx.bytes, &port.counters.tx_drops),
+                rx: traffic(rx.frames, rx.bytes, &port.counters.rx_drops),
+                in_flight: port.in_flight as u64,
+                queued: port.waiting as u64,
+                upcalls: tx.upcalls,
+            }
+        };
+        Ok(self.snapshot()?.ports.into_iter().map(status).collect())
+    }
+
+    fn flows(&self) -> Result<Vec<FlowStatus>, Refusal> {
+        let snapshot = self.snapshot()?;
+        let millis = |since| snapshot.at.since(since).as_millis() as u64;
+        let status = |flow: &hyper_switch_dataplane::api::FlowRecord| FlowStatus {
+            id: flow.spec.id.0,
+            matches: format!("{:?}", flow.spec.matches.key),
+            actions: match &*flow.spec.actions {
+                [] => "drop".to_owned(),
+                actions => actions.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(","),
+            },
+            packets: flow.packets,
+            bytes: flow.bytes,
+            idle_ms: flow.used.map(millis),
+            age_ms: millis(flow.installed),
+        };
+        Ok(snapshot.flows.iter().map(status).collect())
+    }
+
+    fn macs(&self) -> Result<Vec<MacStatus>, Refusal> {
+        let macs = self.with_runtime(Runtime::macs)?;
+        let ports = self.snapshot()?.ports;
+        let names: HashMap<_, _> = ports.into_iter().map(|port| (port.info.id, port.info.name)).collect();
+        let at = now();
+        let status = |mac: MacEntry| MacStatus {
+            vlan: mac.key.vlan,
+            mac: mac.key.mac.map(|byte| format!("{byte:02x}")).join(":"),
+            port: names.get(&mac.port).cloned().unwrap_or_else(|| format!("port {}", mac.port)),
+            age_ms: at.since(mac.seen).as_millis() as u64,
+        };
+        Ok(macs.into_iter().map(status).collect())
+    }
+
+    fn stats(&self) -> Result<StatsReport, Refusal> {
+        let ports = self.ports()?;
+        let flows = self.snapshot()?.flows.len();
+        let (mut tx, mut rx) = (Traffic::default(), Traffic::default());
+        for port in &ports {
+            tx.add(&port.tx);
+            rx.add(&port.rx);
+        }
+        let activity = self.with_runtime(|runtime| Some(runtime.activity()))?;
+        let core = |(number, did): (usize, CoreActivity)| CoreStatus {
+            core: number as u32,
+            entries: did.transmit_entries + did.receive_entries + did.idle_entries,
+            transmit_calls: did.transmit_entries,
+            receive_calls: did.receive_entries,
+            idle_calls: did.idle_entries,
+            cache_hits: did.cache_hits,
+            megaflow_hits: did.table_hits,
+            misses: did.misses,
+        };
+        Ok(StatsReport {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            ports: ports.len() as u64,
+            flows: flows as u64,
+            macs: self.with_runtime(Runtime::macs).map_or(0, |macs| macs.len() as u64),
+            tx,
+            rx,
+            cores: activity.into_iter().enumerate().map(core).collect(),
+        })
+    }
+}

@@ -1,0 +1,251 @@
+//! The service: the thread that owns the switch's control and serves the control plane.
+//!
+//! It hands waiting packets to the control plane, carries its requests out, answers its barriers once every
+//! core has passed them, lets timers fire, and does what the rest of the process asks ([`Service::ask`] of its
+//! handle). It sleeps until one of these comes.
+
+use super::{Bell, GuestBell, ThreadHost, now};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use hyper_switch_dataplane::api::{Event, FlowRecord, Nanos, PortId, Request};
+use hyper_switch_dataplane::{
+    AttachError, Barrier, Control, CoreContext, Entered, PortConfig, PortState, PortStatus,
+};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long until a barrier that some core has not passed is looked at again. A core is inside the switch for
+/// microseconds, unless the scheduler takes its thread off a processor there.
+const BARRIER_RETRY: Duration = Duration::from_micros(200);
+
+/// Something that the process asks of the service.
+pub(super) type Order = Box<dyn FnOnce(&mut Service) + Send>;
+
+/// The channels between the service and everybody else.
+pub(super) struct Channels {
+    pub(super) requests: Receiver<Request>,
+    pub(super) events: Sender<Event>,
+    pub(super) orders: Receiver<Order>,
+    pub(super) timers: Receiver<(PortId, Nanos)>,
+    pub(super) rung: Receiver<()>,
+}
+
+/// Everything that can be asked about the switch, at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The ports, in the order of their numbers.
+    pub ports: Vec<PortStatus>,
+    /// The flows, in the order of their names.
+    pub flows: Vec<FlowRecord>,
+    /// When this was.
+    pub at: Nanos,
+}
+
+/// The service's own side.
+pub(super) struct Service {
+    control: Control,
+    cx: CoreContext,
+    host: Arc<ThreadHost>,
+    channels: Channels,
+    timers: BinaryHeap<Reverse<(Nanos, PortId)>>,
+    /// Barriers that some core has not passed, oldest first.
+    barriers: Vec<(u64, Barrier)>,
+    /// Ports that were reported as broken.
+    broken: HashSet<PortId>,
+    detaching: bool,
+    stopping: bool,
+}
+
+impl Service {
+    pub(super) fn new(
+        control: Control,
+        cx: CoreContext,
+        host: Arc<ThreadHost>,
+        channels: Channels,
+    ) -> Service {
+        Service {
+            control,
+            cx,
+            host,
+            channels,
+            timers: BinaryHeap::new(),
+            barriers: Vec::new(),
+            broken: HashSet::new(),
+            detaching: false,
+            stopping: false,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        while !self.stopping {
+            let alarm = self.next_deadline().map_or_else(never, |wait| after(wait));
+            let Channels { requests, orders, timers, rung, .. } = &self.channels;
+            select! {
+                recv(requests) -> request => match request {
+                    Ok(request) => self.carry_out(request),
+                    Err(_) => return,
+                },
+                recv(orders) -> order => match order {
+                    Ok(order) => order(&mut self),
+                    Err(_) => return,
+                },
+                recv(timers) -> timer => if let Ok((port, at)) = timer {
+                    self.timers.push(Reverse((at, port)));
+                },
+                recv(rung) -> _ => self.look_around(),
+                recv(alarm) -> _ => {}
+            }
+            self.fire_timers();
+            self.answer_barriers();
+            if self.detaching {
+                self.detaching = !self.control.reap(&mut self.cx, &*self.host);
+            }
+        }
+    }
+
+    /// How long the service may sleep; for ever if there is nothing to wait for.
+    fn next_deadline(&self) -> Option<Duration> {
+        if self.detaching || !self.barriers.is_empty() {
+            return Some(BARRIER_RETRY);
+        }
+        self.timers.peek().map(|Reverse((at, _))| at.since(now()))
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some(Reverse((at, port))) = self.timers.peek().copied()
+            && at <= now()
+        {
+            self.timers.pop();
+            let switch = self.control.switch().clone();
+            let entered = switch.expire(&mut self.cx, &*self.host, port);
+            self.after_entry(entered);
+        }
+    }
+
+    fn after_entry(&mut self, entered: Entered) {
+        if entered.upcalls || entered.faulted {
+            self.look_around();
+        }
+    }
+
+    /// Hands waiting packets to the control plane, and notices ports that broke.
+    fn look_around(&mut self) {
+        while let Some(upcall) = self.control.next_upcall() {
+            self.tell(Event::Upcall(upcall));
+        }
+        for port in self.control.ports() {
+            if let PortState::Faulted(fault) = port.state
+                && self.broken.insert(port.info.id)
+            {
+                let name = &port.info.name;
+                tracing::error!(port = %name, %fault, "port is down; the others forward on");
+                self.tell(Event::PortRemoved(port.info.id));
+            }
+        }
+    }
+
+    /// Tells the control plane. While there is none, what it would be told is in the switch: a new one lists
+    /// ports and flows first, and packets that wait are dropped in time and counted.
+    fn tell(&self, event: Event) {
+        // The supervisor keeps a receiver for as long as the service runs.
+        let _ = self.channels.events.send(event);
+    }
+
+    fn carry_out(&mut self, request: Request) {
+        match request {
+            Request::Install(flow) => {
+                if let Err(error) = self.control.install(&flow, now()) {
+                    tracing::debug!(id = flow.id.0, %error, "flow not installed");
+                    self.tell(Event::InstallFailed(flow.id, error));
+                }
+            }
+            Request::Modify(id, actions) => {
+                if let Err(error) = self.control.modify(id, &actions) {
+                    self.tell(Event::InstallFailed(id, error));
+                }
+            }
+            Request::Remove(id) => {
+                self.control.remove(id);
+            }
+            Request::Resolve(id, verdict) => {
+                let entered = self.control.resolve(&mut self.cx, &*self.host, id, verdict);
+                self.after_entry(entered);
+            }
+            Request::List => {
+                let ports = self.control.ports().into_iter();
+                let up = ports.filter(|port| port.state == PortState::Up).map(|port| port.info);
+                self.tell(Event::Ports(up.collect()));
+                self.tell(Event::Flows(self.control.flows()));
+            }
+            Request::Barrier(number) => {
+                let barrier = self.control.barrier();
+                self.barriers.push((number, barrier));
+            }
+        }
+    }
+
+    fn answer_barriers(&mut self) {
+        let passed = self.barriers.iter().take_while(|(_, barrier)| self.control.passed(*barrier)).count();
+        for (number, _) in self.barriers.drain(..passed).collect::<Vec<_>>() {
+            self.tell(Event::Barrier(number));
+        }
+    }
+
+    /// Attaches a port and tells the control plane. `bell` is rung for notifications of a VM.
+    pub(super) fn attach(
+        &mut self,
+        config: PortConfig,
+        bell: Option<Arc<GuestBell>>,
+    ) -> Result<PortId, AttachError> {
+        let id = self.control.attach(config)?;
+        self.host.set_bell(id, bell);
+        self.broken.remove(&id);
+        if let Some(port) = self.control.port(id) {
+            self.tell(Event::PortAdded(port.info));
+        }
+        Ok(id)
+    }
+
+    /// Detaches a port and tells the control plane.
+    pub(super) fn detach(&mut self, id: PortId) {
+        if self.control.detach(id) {
+            self.detaching = true;
+            if !self.broken.remove(&id) {
+                self.tell(Event::PortRemoved(id));
+            }
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let mut flows = self.control.flows();
+        flows.sort_by_key(|flow| flow.spec.id);
+        Snapshot { ports: self.control.ports(), flows, at: now() }
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+    }
+}
+
+/// The rest of the process's side of the service.
+#[derive(Clone)]
+pub(super) struct ServiceHandle {
+    pub(super) orders: Sender<Order>,
+    pub(super) bell: Bell,
+}
+
+impl ServiceHandle {
+    /// Has the service do something and waits for the answer; none if the service has ended.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Service) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = bounded(1);
+        let order: Order = Box::new(move |service| {
+            let _ = answer.send(question(service));
+        });
+        self.orders.send(order).ok()?;
+        answered.recv().ok()
+    }
+}
