@@ -115,7 +115,7 @@ impl QueueLayout {
         }
         let part = |addr: u64, align: u64, bytes: u32| -> Result<*mut u8, QueueSizeError> {
             let segment: Segment = memory.translate_whole(addr, bytes)?;
-            if addr % align != 0 || segment.as_ptr() as u64 % align != 0 {
+            if !addr.is_multiple_of(align) || !(segment.as_ptr() as u64).is_multiple_of(align) {
                 return Err(QueueSizeError::Unaligned(addr));
             }
             Ok(segment.as_ptr())
@@ -195,7 +195,7 @@ impl QueueLayout {
         let entry = (u64::from(head) | u64::from(bytes) << 32).to_le();
         // SAFETY: see `avail_entry`; the used ring is 4-byte aligned, so an entry may be unaligned for u64.
         unsafe {
-            self.used.add(4 + 8 * usize::from(idx & (self.size - 1))).cast::<u64>().write_unaligned(entry)
+            self.used.add(4 + 8 * usize::from(idx & (self.size - 1))).cast::<u64>().write_unaligned(entry);
         }
     }
 
