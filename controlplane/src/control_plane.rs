@@ -31,7 +31,7 @@ pub struct ControlPlane {
 pub enum End {
     /// It was asked to.
     Stopped,
-    /// The data plane closed a channel.
+    /// The data plane closed a channel: that of the events, or that of the requests when one was to be sent.
     DataPlaneGone,
     /// It panicked, with this message. A new one may take over.
     Panicked(String),

@@ -110,10 +110,6 @@ impl FlowTable {
         self.order.iter_of(port).next().map(|(_, id)| id)
     }
 
-    pub(crate) fn ids(&self) -> impl Iterator<Item = FlowId> {
-        self.flows.keys().copied()
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.flows.len()
     }

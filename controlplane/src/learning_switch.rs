@@ -96,14 +96,6 @@ enum Phase {
     Joined,
 }
 
-/// A question for the flows' use that is on its way.
-#[derive(Clone, Copy, Debug)]
-struct Poll {
-    asked: Nanos,
-    /// Flows from this name on were installed after the question.
-    before: FlowId,
-}
-
 /// The state machine. See the [module](self) for what it does.
 #[derive(Debug)]
 pub struct LearningSwitch {
@@ -116,8 +108,9 @@ pub struct LearningSwitch {
     next_barrier: u64,
     /// The last barrier that was asked for, until it is answered.
     unsettled: Option<u64>,
-    poll: Option<Poll>,
     last_poll: Nanos,
+    /// The last poll is not answered yet.
+    is_polling: bool,
     /// The flows that the table can hold, once a refusal has told.
     capacity: Option<usize>,
     /// The last flows that were asked for, in the order of their names.
@@ -138,8 +131,8 @@ impl LearningSwitch {
             next_flow: FlowId(0),
             next_barrier: 0,
             unsettled: None,
-            poll: None,
             last_poll: Nanos(0),
+            is_polling: false,
             capacity: None,
             requested: VecDeque::new(),
             refused: HashMap::new(),
@@ -177,8 +170,7 @@ impl LearningSwitch {
         if self.flows.is_empty() {
             self.expire(now, out);
         } else {
-            self.poll = Some(Poll { asked: now, before: self.next_flow });
-            self.last_poll = now;
+            (self.last_poll, self.is_polling) = (now, true);
             out.push(Request::List);
         }
     }
@@ -188,7 +180,7 @@ impl LearningSwitch {
         match self.phase {
             Phase::New => return Some(Nanos(0)),
             Phase::Joining { .. } => return None,
-            Phase::Joined if self.poll.is_some() => return None,
+            Phase::Joined if self.is_polling => return None,
             Phase::Joined => {}
         }
         let mac_due = self.macs.next_expiry();
@@ -352,7 +344,9 @@ impl LearningSwitch {
 
     /// Takes in what the flows have carried, and lets go what has been silent as of the question.
     fn note_use(&mut self, records: &[FlowRecord], out: &mut Vec<Request>) {
-        let Some(poll) = self.poll.take() else { return };
+        if !mem::take(&mut self.is_polling) {
+            return;
+        }
         for record in records {
             if let Some(flow) = self.flows.refresh(record.spec.id, last_use(record))
                 && let Some(source) = flow.source()
@@ -360,13 +354,7 @@ impl LearningSwitch {
                 self.macs.refresh(flow.used, source, flow.port());
             }
         }
-        let listed: BTreeSet<_> = records.iter().map(|record| record.spec.id).collect();
-        let is_lost = |id: &FlowId| *id < poll.before && !listed.contains(id);
-        for id in self.flows.ids().filter(is_lost).collect::<Vec<_>>() {
-            tracing::warn!(?id, "the data plane has lost a flow");
-            self.flows.remove(id);
-        }
-        self.expire(poll.asked, out);
+        self.expire(self.last_poll, out);
     }
 
     /// Lets go what has been silent as of `now`.

@@ -108,11 +108,13 @@ fn it_ends_with_the_data_plane() {
     let start = |events, requests| {
         ControlPlane::spawn(Config::default(), || Nanos(0), events, requests).expect("a thread")
     };
-    let deaf = start(events.1.clone(), unbounded().0);
-    let (sender, receiver) = unbounded();
-    let mute = start(receiver, requests.0);
+    let (to_nobody, receiver) = unbounded();
+    drop(receiver);
+    let (sender, from_nobody) = unbounded();
     drop(sender);
-    for control_plane in [deaf, mute] {
+    let unheard = start(events.1.clone(), to_nobody);
+    let untold = start(from_nobody, requests.0);
+    for control_plane in [unheard, untold] {
         await_end(&control_plane);
         assert_eq!(control_plane.stop(), End::DataPlaneGone);
     }
