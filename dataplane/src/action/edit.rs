@@ -250,7 +250,7 @@ impl Packet<'_> {
     /// Writes the type behind the tags. What is behind a type that was changed is no longer known.
     fn eth_type(&mut self, eth_type: u16) -> Result<(), EditError> {
         let Layout { l3, .. } = *self.layout;
-        let at = usize::from(l3) - 2;
+        let at = usize::from(l3).checked_sub(2).ok_or(EditError::OutOfReach)?;
         if u16::from_be_bytes(self.header.get(at)?) != eth_type {
             *self.layout = Layout { l3, ..Layout::default() };
         }

@@ -15,7 +15,10 @@
 //! | `l4_dst` | port, ICMP code | - | - |
 //! | `hw_src`, `hw_dst` | ND link-layer addresses | `arp_sha`, `arp_tha` | - |
 
+mod display;
 pub mod extract;
+#[cfg(test)]
+pub(crate) mod frames;
 
 pub use extract::{Layout, Malformed, Network, Transport, extract};
 
