@@ -588,3 +588,6 @@ fn mpls(packet: &[u8]) -> Upper {
         None => Upper::default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ pub mod extract;
 #[cfg(test)]
 pub(crate) mod frames;
 
-pub use extract::{Layout, Malformed, Network, Transport, extract};
+pub use extract::{Layout, Malformed, Network, Transport, exthdr, extract};
 
 use crate::api::PortId;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
