@@ -1,5 +1,9 @@
 //! Key extraction beside etherparse's `SlicedPacket`, which finds the same headers but fills in no key.
 //!
+//! `cargo bench -p hyper-switch-dataplane --bench flow_key` prints times; the instructions of one extraction, with
+//! the 20 or so of `extract_one` around it, are counted by running the same executable as
+//! `valgrind --tool=callgrind --toggle-collect='*extract_one*' flow_key-HASH --test extract/ipv4_tcp`.
+//!
 //! Each frame is checked first: both parsers must agree on what it is. The last lines print the ratio.
 
 #![allow(missing_docs)]
