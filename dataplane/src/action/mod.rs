@@ -134,7 +134,7 @@ impl FieldValue {
         }
     }
 
-    /// Writes the value into `key` as [`edit`] writes it into a packet that has the field. Fields that the
+    /// Writes the value into `key` as [`edit()`] writes it into a packet that has the field. Fields that the
     /// packet loses with its type (of the frame, or of the ICMP message) become zero.
     pub fn apply_to_key(&self, key: &mut FlowKey) {
         match *self {
