@@ -59,7 +59,8 @@ impl Vm {
         let buffers = 2 * ring;
         let memory = Arc::new(GuestMemory::anonymous((buffers + stride * u64::from(slots)) as usize));
         let features = DriverFeatures { event_idx: true, indirect: None };
-        let make = |at| DriverQueue::new(&memory, slots, QueueAddrs::contiguous(at, slots), features).unwrap();
+        let make =
+            |at| DriverQueue::new(&memory, slots, QueueAddrs::contiguous(at, slots), features).unwrap();
         let (tx, rx) = (make(0), make(ring));
         let vm = VmBackend {
             memory: memory.clone(),
@@ -232,7 +233,10 @@ fn ring_to_ring(criterion: &mut Criterion) {
             assert_eq!(port.counters.drops().count(), 0);
         }
     }
-    println!("{:>8} {:>8} {:>14} {:>14} {:>16}", "bytes", "flows", "ns a packet", "memcpy ns", "share of memcpy");
+    println!(
+        "{:>8} {:>8} {:>14} {:>14} {:>16}",
+        "bytes", "flows", "ns a packet", "memcpy ns", "share of memcpy"
+    );
     for (bytes, flows, switched, copied) in shares {
         let each = |time: Duration| time.as_nanos() as f64 / BURST as f64;
         let share = copied.as_secs_f64() / switched.as_secs_f64();

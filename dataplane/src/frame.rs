@@ -183,18 +183,35 @@ impl FrameStore {
     /// # Safety
     /// As for [`FrameStore::header_mut`].
     #[inline]
-    pub(crate) unsafe fn fill(&self, slot: u16, mut frame: Frame, payload: &[Segment]) {
-        frame.segments = payload.len() as u16;
-        match payload {
-            [] => frame.payload = Segment::EMPTY,
-            [one] => frame.payload = *one,
-            // SAFETY: the caller's word; a chain has no more segments than fit.
-            many => unsafe {
-                (&mut *self.payloads[usize::from(slot)].get())[..many.len()].copy_from_slice(many)
-            },
-        }
+    pub(crate) unsafe fn fill(
+        &self,
+        slot: u16,
+        bytes: u32,
+        vnet: VnetHdr,
+        header: &[u8],
+        payload: &[Segment],
+    ) {
+        let slot = usize::from(slot);
+        let one = match payload {
+            [] => Segment::EMPTY,
+            [one] => *one,
+            many => {
+                // SAFETY: the caller's word; a chain has no more segments than fit.
+                unsafe { (&mut *self.payloads[slot].get())[..many.len()].copy_from_slice(many) };
+                Segment::EMPTY
+            }
+        };
+        let frame = Frame {
+            bytes,
+            header_bytes: header.len() as u16,
+            segments: payload.len() as u16,
+            first_edit: NO_EDIT,
+            vnet,
+            header: header.as_ptr(),
+            payload: one,
+        };
         // SAFETY: the caller's word.
-        unsafe { *self.slots[usize::from(slot)].frame.get() = frame }
+        unsafe { *self.slots[slot].frame.get() = frame }
     }
 
     /// Sets how many copies are to be made, before any reference to the frame is published.
@@ -278,14 +295,5 @@ impl FrameStore {
             return true;
         }
         copies.fetch_sub(1, Ordering::AcqRel) == 1
-    }
-
-    /// Starts the loads of a frame and its header.
-    #[inline]
-    pub(crate) fn prefetch(&self, slot: u16) {
-        crate::prefetch(&raw const self.slots[usize::from(slot)]);
-        if let Some(header) = self.headers.get(usize::from(slot)) {
-            crate::prefetch(&raw const *header);
-        }
     }
 }

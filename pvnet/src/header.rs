@@ -100,6 +100,10 @@ impl VnetHdr {
     /// be true depends on the frame, see [`VnetHdr::check`].
     #[inline]
     pub fn decode(raw: &[u8; VNET_HDR_BYTES]) -> Result<VnetHdr, VnetFault> {
+        if raw[0] == 0 && raw[1] == 0 {
+            // The usual frame: without flags and type, the other fields mean nothing.
+            return Ok(VnetHdr::PLAIN);
+        }
         let gso = match raw[1] & !GSO_ECN {
             0 => GsoType::None,
             1 => GsoType::Tcp4,

@@ -3,8 +3,7 @@
 //! An entry is eight bytes, half of the hash and the place, two to a bucket; it holds no key. Whether the flow
 //! at that place is live and covers the key is asked of the flow itself, see the [module head](super).
 
-use super::table::{FlowIndex, FlowTable};
-use crate::key::FlowKey;
+use super::table::FlowIndex;
 use alloc::boxed::Box;
 use alloc::vec;
 
@@ -28,26 +27,13 @@ impl ExactMatchCache {
         crate::prefetch(&raw const self.buckets[hash as usize & (BUCKETS - 1)]);
     }
 
-    /// The flow's place that the cache remembers for `hash`, first guess only, unverified: to prefetch it.
+    /// The flow's place that the cache remembers for `hash`. Whether the flow there is live and covers the key is
+    /// for the caller to ask the table.
     #[inline]
     pub(crate) fn guess(&self, hash: u64) -> Option<FlowIndex> {
-        let bucket = &self.buckets[hash as usize & (BUCKETS - 1)];
-        let entry = if bucket[1] >> 32 == hash >> 32 { bucket[1] } else { bucket[0] };
-        (entry >> 32 == hash >> 32).then(|| FlowIndex((entry as u32).wrapping_sub(1)))
-    }
-
-    /// The live flow for `key`, if the cache knows its place.
-    #[inline]
-    pub(crate) fn find(&self, table: &FlowTable, key: &FlowKey, hash: u64) -> Option<FlowIndex> {
-        for entry in self.buckets[hash as usize & (BUCKETS - 1)] {
-            if entry >> 32 == hash >> 32 && entry as u32 != 0 {
-                let index = FlowIndex(entry as u32 - 1);
-                if table.covers(index, key) {
-                    return Some(index);
-                }
-            }
-        }
-        None
+        let [newer, older] = self.buckets[hash as usize & (BUCKETS - 1)];
+        let entry = if older >> 32 == hash >> 32 { older } else { newer };
+        (entry >> 32 == hash >> 32 && entry as u32 != 0).then(|| FlowIndex(entry as u32 - 1))
     }
 
     /// Remembers the place of the flow for `hash`.

@@ -50,7 +50,7 @@ impl From<RingFault> for CopyError {
     }
 }
 
-impl<H: Host> Entry<'_, H> {
+impl<'a, H: Host> Entry<'a, H> {
     /// Everything that is to be done on a receiver's side.
     pub(super) fn serve_receiver(&mut self, cx: &mut CoreContext, port: &Port, word: Word) {
         port.rx.run(word, |sink, word| {
@@ -133,7 +133,7 @@ impl<H: Host> Entry<'_, H> {
         let mut sender = Sender::default();
         for word in words {
             let frame = FrameRef::from_word(*word).expect("entries of the queue are references");
-            let from = sender.port(self, frame.port());
+            let from = self.sender(cx, &mut sender, frame.port());
             // SAFETY: the reference in the queue stands for a copy that is this core's to make.
             let view = unsafe { View::new(from, frame) };
             let copied = if port.offloads.accept(&view.vnet) {
@@ -154,6 +154,9 @@ impl<H: Host> Entry<'_, H> {
                 }
             }
             done += 1;
+            if from.frames.copied(frame.slot()) {
+                sender.slots.push(frame.slot());
+            }
         }
         port.waiting.take(done);
         queue.publish();
@@ -162,25 +165,28 @@ impl<H: Host> Entry<'_, H> {
         counters.rx.bytes.add(bytes);
         counters.rx.copies.add(frames);
         counters.rx.copied_bytes.add(copied_bytes);
-        self.finish_copies(cx, &words[..done]);
+        self.complete_all(cx, &mut sender);
         (done, stopped)
     }
 
-    /// Ends the copies that `words` stand for: buffers whose last copy this was go back to their senders.
-    fn finish_copies(&mut self, cx: &mut CoreContext, words: &[u64]) {
-        let mut slots = ArrayVec::<u16, BATCH>::new();
-        let mut words = words.iter().filter_map(|word| FrameRef::from_word(*word)).peekable();
-        while let Some(frame) = words.next() {
-            let sender =
-                self.switch.port(frame.port()).expect("a sender stays while its frames are in flight");
-            if sender.frames.copied(frame.slot()) {
-                slots.push(frame.slot());
+    /// The sender `id`. If it is another than the last one, that one's buffers go back to it first.
+    #[inline]
+    fn sender(&mut self, cx: &mut CoreContext, sender: &mut Sender<'a>, id: PortId) -> &'a Port {
+        match sender.port {
+            Some(port) if port.id() == id => port,
+            _ => {
+                self.complete_all(cx, sender);
+                let port = self.switch.port(id).expect("a sender stays while its frames are in flight");
+                sender.port = Some(port);
+                port
             }
-            let is_last = words.peek().is_none_or(|next| next.port() != frame.port());
-            if is_last && !slots.is_empty() {
-                self.complete(cx, sender, &slots);
-                slots.clear();
-            }
+        }
+    }
+
+    fn complete_all(&mut self, cx: &mut CoreContext, sender: &mut Sender<'a>) {
+        if let (Some(port), false) = (sender.port, sender.slots.is_empty()) {
+            self.complete(cx, port, &sender.slots);
+            sender.slots.clear();
         }
     }
 
@@ -202,29 +208,23 @@ impl<H: Host> Entry<'_, H> {
             }
             port.waiting.take(done);
             self.port_counters(port).drop_rx(reason, done as u64);
-            self.finish_copies(cx, &words[..done]);
+            let mut sender = Sender::default();
+            for frame in words[..done].iter().filter_map(|word| FrameRef::from_word(*word)) {
+                if self.sender(cx, &mut sender, frame.port()).frames.copied(frame.slot()) {
+                    sender.slots.push(frame.slot());
+                }
+            }
+            self.complete_all(cx, &mut sender);
         }
     }
 }
 
-/// The sender of the last frame: runs of frames have the same one.
+/// The sender of the last frame, as runs of frames have the same one, and those of its frames whose last copy was
+/// just made.
 #[derive(Default)]
 struct Sender<'a> {
-    last: Option<&'a Port>,
-}
-
-impl<'a> Sender<'a> {
-    #[inline]
-    fn port<H>(&mut self, entry: &Entry<'a, H>, id: PortId) -> &'a Port {
-        match self.last {
-            Some(port) if port.id() == id => port,
-            _ => {
-                let port = entry.switch.port(id).expect("a sender stays while its frames are in flight");
-                self.last = Some(port);
-                port
-            }
-        }
-    }
+    port: Option<&'a Port>,
+    slots: ArrayVec<u16, BATCH>,
 }
 
 /// A frame's bytes behind its `virtio_net_hdr`.
@@ -253,53 +253,46 @@ fn copy(
     if queue.available()? == 0 {
         return Err(CopyError::NoBuffers);
     }
-    chains.segments.clear();
     let head = queue.pop()?;
-    let holds = queue.walk(head, &mut chains.segments)?;
-    if holds < total {
-        queue.unpop(1);
-        return copy_merged(chains, queue, mergeable, vnet, parts);
-    }
-    let first = chains.segments[0];
-    if first.len() >= total {
-        // SAFETY: the buffer was translated just now and is long enough; the frame is in flight (all writes).
-        unsafe {
-            first.write(&vnet.encode(1));
-            let mut at = first.skip(VNET_HDR_BYTES as u32);
-            write_header(at, parts.header);
-            at = at.skip(parts.header.len() as u32);
-            for segment in parts.payload {
-                segment.copy_to(at);
-                at = at.skip(segment.len());
+    match queue.single(head)? {
+        Some(buffer) if buffer.len() >= total => {
+            // SAFETY: the buffer was translated just now and is long enough; the frame is in flight (all writes).
+            unsafe {
+                buffer.write(&vnet.encode(1));
+                let mut at = buffer.skip(VNET_HDR_BYTES as u32);
+                write_header(at, parts.header);
+                at = at.skip(parts.header.len() as u32);
+                for segment in parts.payload {
+                    segment.copy_to(at);
+                    at = at.skip(segment.len());
+                }
             }
+            queue.push_used(head, total);
+            Ok(total)
         }
-    } else {
-        Scatter::new(&chains.segments).write(&vnet.encode(1), parts);
+        _ => {
+            queue.unpop(1);
+            copy_scattered(chains, queue, mergeable, vnet, parts)
+        }
     }
-    queue.push_used(head, total);
-    Ok(total)
 }
 
-/// A frame that is spread over several buffers (VIRTIO 1.2, clause 5.1.6.4).
-#[cold]
+/// A frame for a chain of several buffers, or for several chains (VIRTIO 1.2, clause 5.1.6.4).
 #[inline(never)]
-fn copy_merged(
+fn copy_scattered(
     chains: &mut Chains,
     queue: &mut DeviceQueue,
     mergeable: bool,
     vnet: &VnetHdr,
     parts: &Parts<'_>,
 ) -> Result<u32, CopyError> {
-    if !mergeable {
-        return Err(CopyError::Drop(DropReason::RxTooLong));
-    }
     let total = parts.bytes + VNET_HDR_BYTES as u32;
     chains.segments.clear();
     chains.heads.clear();
     let mut holds: u32 = 0;
     while holds < total {
         let taken = chains.heads.len() as u16;
-        if chains.heads.is_full() {
+        if chains.heads.is_full() || (taken > 0 && !mergeable) {
             queue.unpop(taken);
             return Err(CopyError::Drop(DropReason::RxTooLong));
         }

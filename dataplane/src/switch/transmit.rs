@@ -12,7 +12,7 @@ use crate::api::{DropReason, PortId, Upcall, UpcallId, UpcallReason, Verdict};
 use crate::claim::Word;
 use crate::flow::cache::ExactMatchCache;
 use crate::flow::table::{Decision, FlowIndex};
-use crate::frame::{Frame, FrameRef, NO_EDIT};
+use crate::frame::{FrameRef, NO_EDIT};
 use crate::host::Host;
 use crate::key::extract::{Layout, extract};
 use crate::key::{FlowKey, HEADER_BYTES};
@@ -48,6 +48,8 @@ pub(crate) struct Batch {
     slots: [u16; BATCH],
     bytes: [u32; BATCH],
     hashes: [u64; BATCH],
+    /// Where the cache remembers the flow to be.
+    guesses: [Option<FlowIndex>; BATCH],
     keys: [FlowKey; BATCH],
 }
 
@@ -58,6 +60,7 @@ impl Default for Batch {
             slots: [0; BATCH],
             bytes: [0; BATCH],
             hashes: [0; BATCH],
+            guesses: [None; BATCH],
             keys: [FlowKey::ZERO; BATCH],
         }
     }
@@ -281,11 +284,17 @@ impl<H: Host> Entry<'_, H> {
                 if !port.frames.is_free(head) {
                     return Err(RingFault::HeadInUse(head));
                 }
-                segments.clear();
-                let bytes = queue.walk(head, &mut segments)?;
+                let (bytes, outcome) = match queue.single(head)? {
+                    Some(buffer) => (buffer.len(), take_segment(batch, port, head, buffer)),
+                    None => {
+                        segments.clear();
+                        let bytes = queue.walk(head, &mut segments)?;
+                        (bytes, take_frame(batch, port, head, bytes, &segments))
+                    }
+                };
                 taken.frames += 1;
                 taken.bytes += u64::from(bytes.saturating_sub(VNET_HDR_BYTES as u32));
-                if let Err(reason) = take_frame(batch, port, head, bytes, &segments) {
+                if let Err(reason) = outcome {
                     counters.drop_tx(reason);
                     queue.push_used(head, 0);
                 }
@@ -345,17 +354,16 @@ impl<H: Host> Entry<'_, H> {
         let switch = self.switch;
         let table = &switch.table;
         let CoreContext { batch, cache, outputs, push, .. } = cx;
-        let len = batch.len;
+        let len = batch.len.min(BATCH);
         for (hash, key) in batch.hashes.iter_mut().zip(&batch.keys).take(len) {
             *hash = table.hash(key);
             cache.prefetch(*hash);
         }
-        for hash in &batch.hashes[..len] {
-            if let Some(index) = cache.guess(*hash) {
+        for (guess, hash) in batch.guesses.iter_mut().zip(&batch.hashes).take(len) {
+            *guess = cache.guess(*hash);
+            if let Some(index) = *guess {
                 table.prefetch(index);
-                if let Some(flow) = self.counters.flows.get(index.0 as usize) {
-                    crate::prefetch(flow);
-                }
+                crate::prefetch(self.counters.flows.as_ptr().wrapping_add(index.0 as usize));
             }
         }
         let mut hits = 0;
@@ -366,12 +374,12 @@ impl<H: Host> Entry<'_, H> {
                 self.hold(port, tx, slot, key, hash, None);
                 continue;
             }
-            let index = match cache.find(table, key, hash) {
-                Some(index) => {
+            let index = match batch.guesses[at] {
+                Some(index) if table.covers(index, key) => {
                     hits += 1;
                     index
                 }
-                None => match self.find_in_table(cache, key, hash) {
+                _ => match self.find_in_table(cache, key, hash) {
                     Some(index) => index,
                     None => {
                         self.hold(port, tx, slot, key, hash, Some(UpcallReason::Miss));
@@ -380,35 +388,21 @@ impl<H: Host> Entry<'_, H> {
                 },
             };
             self.count_flow(index, batch.bytes[at]);
-            self.decide(outputs, push, port, tx, (slot, key, hash), table.decision(index));
+            match table.decision(index) {
+                Decision::Single(to) => {
+                    port.frames.set_copies(slot, 1);
+                    outputs.add(to, FrameRef::new(port.id(), slot, NO_EDIT, self.now_ms));
+                }
+                Decision::Program(program) => {
+                    if program.outputs > outputs.room() {
+                        self.dispatch(outputs, push, port, tx);
+                    }
+                    self.execute(outputs, port, tx, (slot, key, hash), &program.actions);
+                }
+            }
         }
         self.counters.activity.cache_hits.add(hits);
         self.dispatch(outputs, push, port, tx);
-    }
-
-    /// Notes what is to be done with one frame.
-    #[inline]
-    fn decide(
-        &mut self,
-        outputs: &mut Outputs,
-        push: &mut PushScratch,
-        port: &Port,
-        tx: &mut TxSide,
-        frame: (u16, &FlowKey, u64),
-        decision: Decision<'_>,
-    ) {
-        match decision {
-            Decision::Single(to) => {
-                port.frames.set_copies(frame.0, 1);
-                outputs.add(to, FrameRef::new(port.id(), frame.0, NO_EDIT, self.now_ms));
-            }
-            Decision::Program(program) => {
-                if program.outputs > outputs.room() {
-                    self.dispatch(outputs, push, port, tx);
-                }
-                self.execute(outputs, port, tx, frame, &program.actions);
-            }
-        }
     }
 
     fn find_in_table(&self, cache: &mut ExactMatchCache, key: &FlowKey, hash: u64) -> Option<FlowIndex> {
@@ -594,8 +588,15 @@ impl<H: Host> Entry<'_, H> {
             Verdict::Retry => match self.find_in_table(cache, &key, hash) {
                 Some(index) => {
                     self.count_flow(index, bytes);
-                    let decision = self.switch.table.decision(index);
-                    self.decide(outputs, push, port, tx, (slot, &key, hash), decision);
+                    let single;
+                    let actions = match self.switch.table.decision(index) {
+                        Decision::Single(to) => {
+                            single = [Action::Output(to)];
+                            &single[..]
+                        }
+                        Decision::Program(program) => &program.actions,
+                    };
+                    self.execute(outputs, port, tx, (slot, &key, hash), actions);
                 }
                 None => {
                     // Asked again, and its patience goes on: what waits behind it waits behind the new upcall.
@@ -706,8 +707,29 @@ fn give_back(port: &Port, tx: &mut TxSide, slot: u16) {
     }
 }
 
-/// Copies a chain's header out of the VM's memory, checks it, and adds the frame to the batch.
+/// Copies a frame's header out of the one buffer that the VM put the frame in, checks it, and adds the frame to
+/// the batch.
 #[inline]
+fn take_segment(batch: &mut Batch, port: &Port, slot: u16, buffer: Segment) -> Result<(), DropReason> {
+    const PREFIX: u32 = VNET_HDR_BYTES as u32;
+    let frame_bytes = frame_bytes(buffer.len())?;
+    let header_bytes = frame_bytes.min(HEADER_BYTES as u32);
+    let mut raw = [0; VNET_HDR_BYTES];
+    // SAFETY: the slot is free and this core has the claim on the sender's transmit side. The port keeps the VM's
+    // memory, and the buffer is as long as both reads together.
+    let header = unsafe {
+        let header = port.frames.header_mut(slot);
+        buffer.read(&mut raw);
+        copy_header(buffer.skip(PREFIX), header, header_bytes);
+        &header[..header_bytes as usize]
+    };
+    let payload = buffer.skip(PREFIX + header_bytes);
+    let payload = if payload.is_empty() { &[][..] } else { core::slice::from_ref(&payload) };
+    add_frame(batch, port, slot, frame_bytes, &raw, header, payload)
+}
+
+/// As [`take_segment`], for a frame in several buffers.
+#[inline(never)]
 fn take_frame(
     batch: &mut Batch,
     port: &Port,
@@ -715,46 +737,33 @@ fn take_frame(
     bytes: u32,
     segments: &[Segment],
 ) -> Result<(), DropReason> {
-    const PREFIX: u32 = VNET_HDR_BYTES as u32;
     let frame_bytes = frame_bytes(bytes)?;
     let header_bytes = frame_bytes.min(HEADER_BYTES as u32);
     let mut raw = [0; VNET_HDR_BYTES];
     // SAFETY: the slot is free and this core has the claim on the sender's transmit side.
-    let header = unsafe { port.frames.header_mut(slot) };
-    let first = segments[0];
-    let mut rest = Segments::new();
-    let payload = if first.len() >= PREFIX + header_bytes {
-        // SAFETY: the port keeps its memory, and the length was just checked (both reads).
-        unsafe {
-            first.read(&mut raw);
-            copy_header(first.skip(PREFIX), header, header_bytes);
-        }
-        // The usual frame: header and payload in one segment, or headers alone in the first.
-        rest.push(first.skip(PREFIX + header_bytes));
-        rest.extend(segments[1..].iter().copied());
-        if rest[0].is_empty() { &rest[1..] } else { &rest[..] }
-    } else {
-        let mut cursor = Cursor { segments, skipped: 0 };
-        cursor.read(&mut raw);
-        cursor.read(&mut header[..header_bytes as usize]);
-        rest.extend(cursor.remaining());
-        &rest[..]
-    };
-    let vnet = VnetHdr::decode(&raw).map_err(|_| DropReason::BadVnetHdr)?;
-    vnet.check(frame_bytes).map_err(|_| DropReason::BadVnetHdr)?;
-    let frame = Frame {
-        bytes: frame_bytes,
-        header_bytes: header_bytes as u16,
-        segments: 0,
-        first_edit: NO_EDIT,
-        vnet,
-        header: header.as_ptr(),
-        payload: Segment::EMPTY,
-    };
-    let header = &header[..header_bytes as usize];
-    batch.add(port, slot, frame_bytes, header)?;
-    // SAFETY: as above.
-    unsafe { port.frames.fill(slot, frame, payload) };
+    let header = &mut unsafe { port.frames.header_mut(slot) }[..header_bytes as usize];
+    let mut cursor = Cursor { segments, skipped: 0 };
+    cursor.read(&mut raw);
+    cursor.read(header);
+    let payload: Segments = cursor.remaining().collect();
+    add_frame(batch, port, slot, frame_bytes, &raw, header, &payload)
+}
+
+#[inline]
+fn add_frame(
+    batch: &mut Batch,
+    port: &Port,
+    slot: u16,
+    bytes: u32,
+    raw: &[u8; VNET_HDR_BYTES],
+    header: &[u8],
+    payload: &[Segment],
+) -> Result<(), DropReason> {
+    let vnet = VnetHdr::decode(raw).map_err(|_| DropReason::BadVnetHdr)?;
+    vnet.check(bytes).map_err(|_| DropReason::BadVnetHdr)?;
+    batch.add(port, slot, bytes, header)?;
+    // SAFETY: the slot is free and this core has the claim on the sender's transmit side.
+    unsafe { port.frames.fill(slot, bytes, vnet, header, payload) };
     Ok(())
 }
 
@@ -764,27 +773,13 @@ fn take_buffer(batch: &mut Batch, port: &Port, slot: u16, buffer: Segment) -> Re
     let mut raw = [0; VNET_HDR_BYTES];
     // SAFETY: the buffer is the switch's own and long enough, as was just checked.
     unsafe { buffer.read(&mut raw) };
-    let vnet = VnetHdr::decode(&raw).map_err(|_| DropReason::BadVnetHdr)?;
-    vnet.check(frame_bytes).map_err(|_| DropReason::BadVnetHdr)?;
     let start = buffer.skip(VNET_HDR_BYTES as u32);
     let header = start.first(HEADER_BYTES as u32);
-    let frame = Frame {
-        bytes: frame_bytes,
-        header_bytes: header.len() as u16,
-        segments: 0,
-        first_edit: NO_EDIT,
-        vnet,
-        header: header.as_ptr(),
-        payload: Segment::EMPTY,
-    };
-    // SAFETY: the device is done with the buffer, and nobody writes it before the slot is free again.
-    let bytes = unsafe { core::slice::from_raw_parts(header.as_ptr(), header.len() as usize) };
-    batch.add(port, slot, frame_bytes, bytes)?;
     let payload = start.skip(header.len());
-    let payload: &[Segment] = if payload.is_empty() { &[] } else { &[payload] };
-    // SAFETY: the slot is free and this core has the claim on the sender's transmit side.
-    unsafe { port.frames.fill(slot, frame, payload) };
-    Ok(())
+    let payload = if payload.is_empty() { &[][..] } else { core::slice::from_ref(&payload) };
+    // SAFETY: the device is done with the buffer, and nobody writes it before the slot is free again.
+    let header = unsafe { core::slice::from_raw_parts(header.as_ptr(), header.len() as usize) };
+    add_frame(batch, port, slot, frame_bytes, &raw, header, payload)
 }
 
 fn frame_bytes(bytes: u32) -> Result<u32, DropReason> {
@@ -838,7 +833,6 @@ struct Cursor<'a> {
 }
 
 impl Cursor<'_> {
-    #[cold]
     fn read(&mut self, mut into: &mut [u8]) {
         while let ([first, rest @ ..], false) = (self.segments, into.is_empty()) {
             let from = first.skip(self.skipped).first(into.len() as u32);

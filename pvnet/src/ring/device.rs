@@ -179,6 +179,21 @@ impl DeviceQueue {
         let _ = ahead;
     }
 
+    /// The chain's buffer, if it is one and lies in one region: the usual chain, and the fast way. Otherwise the
+    /// chain is to be [walked](DeviceQueue::walk).
+    #[inline]
+    pub fn single(&self, head: u16) -> Result<Option<Segment>, RingFault> {
+        debug_assert!(head < self.size());
+        // SAFETY: the layout was validated for `size` descriptors; `memory` keeps it mapped.
+        let desc = unsafe { Desc::load(self.layout.desc, head) };
+        let writable = if self.direction == Direction::Writable { DESC_WRITE } else { 0 };
+        if desc.flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE) != writable {
+            return Ok(None);
+        }
+        let segment = self.memory.translate(desc.addr, desc.len)?;
+        Ok((segment.len() == desc.len).then_some(segment))
+    }
+
     /// Follows the chain from `head` and appends its buffers to `segments`. Answers the bytes that they
     /// hold together.
     #[inline]
@@ -189,7 +204,6 @@ impl DeviceQueue {
         if desc.flags & (DESC_NEXT | DESC_INDIRECT) != 0 {
             return self.walk_long(desc, segments);
         }
-        // The usual chain, and the fast way: one buffer.
         self.append(desc, segments)?;
         Ok(desc.len)
     }
