@@ -390,7 +390,7 @@ impl<H: Host> Entry<'_, H> {
             self.count_flow(index, batch.bytes[at]);
             match table.decision(index) {
                 Decision::Single(to) => {
-                    port.frames.set_copies(slot, 1);
+                    // Its one copy was noted when the frame was taken.
                     outputs.add(to, FrameRef::new(port.id(), slot, NO_EDIT, self.now_ms));
                 }
                 Decision::Program(program) => {
@@ -515,8 +515,6 @@ impl<H: Host> Entry<'_, H> {
             return self.drop_frame(port, tx, slot, DropReason::UpcallQueueFull);
         }
         let by_action = reason == Some(UpcallReason::Action);
-        // In flight while it waits: its slot must not be offered again.
-        port.frames.set_copies(slot, 1);
         let mut held = Held { slot, hash, upcall: None, by_action, since_ms: self.now_ms };
         if let Some(reason) = reason {
             let number = tx.next_upcall;
@@ -798,6 +796,8 @@ impl Batch {
     fn add(&mut self, port: &Port, slot: u16, bytes: u32, header: &[u8]) -> Result<(), DropReason> {
         let at = self.len;
         extract(header, bytes, port.id(), 0, &mut self.keys[at])?;
+        // In flight from here on: a ring that offers the same head again in this batch is found out.
+        port.frames.set_copies(slot, 1);
         self.slots[at] = slot;
         self.bytes[at] = bytes;
         self.len = at + 1;

@@ -1,12 +1,17 @@
 //! A switch on a scripted host: no threads, a clock that the test moves, VMs whose drivers the test is.
-#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
-use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, VlanMode};
+pub mod device;
+
+use hyper_switch_dataplane::api::{
+    Action, DropReason, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, VlanMode,
+};
+use hyper_switch_dataplane::counters::{DROP_REASONS, PortCounters};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
 use hyper_switch_dataplane::{
-    Backend, Control, CoreContext, Entered, PortConfig, Switch, SwitchConfig, VmBackend,
+    Backend, Control, CoreContext, Entered, PortConfig, PortState, Switch, SwitchConfig, VmBackend,
 };
-use hyper_switch_pvnet::header::{Offloads, VnetHdr};
+use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES, VnetHdr};
 use hyper_switch_pvnet::mem::{GuestMemory, Segment};
 use hyper_switch_pvnet::ring::device::QueueFeatures;
 use hyper_switch_pvnet::ring::driver::{DriverFeatures, DriverQueue};
@@ -26,6 +31,14 @@ pub struct ScriptedHost {
 impl ScriptedHost {
     pub fn advance(&self, by: Duration) {
         self.now.set(self.now.get() + by.as_nanos() as u64);
+    }
+
+    /// The VMs whose timers are due, each once, earliest first.
+    pub fn take_due(&self) -> Vec<PortId> {
+        let mut armed = self.armed.borrow_mut();
+        armed.sort_by_key(|(_, at)| *at);
+        let due = armed.partition_point(|(_, at)| at.0 <= self.now.get());
+        armed.drain(..due).map(|(vm, _)| vm).collect()
     }
 
     /// The VMs notified since the last call.
@@ -67,6 +80,8 @@ pub const BUFFER_BYTES: u32 = 68 * 1024;
 pub struct VmConfig {
     pub slots: u16,
     pub rx_buffer_bytes: u32,
+    /// Receive buffers that are posted from the start.
+    pub posted: u16,
     pub event_idx: bool,
     pub mergeable: bool,
     pub offloads: Offloads,
@@ -77,6 +92,7 @@ impl Default for VmConfig {
         VmConfig {
             slots: SLOTS,
             rx_buffer_bytes: BUFFER_BYTES,
+            posted: u16::MAX,
             event_idx: true,
             mergeable: true,
             offloads: Offloads::ALL,
@@ -90,33 +106,37 @@ pub struct TestVm {
     pub memory: Arc<GuestMemory>,
     pub tx: DriverQueue<u16>,
     pub rx: DriverQueue<u16>,
-    pub tx_layout: QueueLayout,
-    config: VmConfig,
+    /// Where the rings lie in its memory, for those who write there themselves.
+    pub tx_addrs: QueueAddrs,
+    pub rx_addrs: QueueAddrs,
+    pub config: VmConfig,
     tx_buffers: u64,
     rx_buffers: u64,
     /// Transmit slots that no frame is in.
     free: Vec<u16>,
+    /// Receive slots whose buffer is not posted.
+    unposted: Vec<u16>,
 }
 
 impl TestVm {
-    /// A VM attached to the switch, with a receive buffer posted in every slot.
+    /// A VM attached to the switch, with as many receive buffers posted as `config` says.
     pub fn attach(control: &mut Control, name: &str, config: VmConfig) -> TestVm {
         let ring_bytes = QueueLayout::bytes(config.slots).next_multiple_of(4096);
         let tx_buffers = 2 * ring_bytes;
         let rx_buffers = tx_buffers + u64::from(config.slots) * u64::from(BUFFER_BYTES);
         let bytes = rx_buffers + u64::from(config.slots) * u64::from(config.rx_buffer_bytes);
         let memory = Arc::new(GuestMemory::anonymous(bytes as usize));
-        let queue = |start| {
-            let addrs = QueueAddrs::contiguous(start, config.slots);
+        let tx_addrs = QueueAddrs::contiguous(0, config.slots);
+        let rx_addrs = QueueAddrs::contiguous(ring_bytes, config.slots);
+        let queue = |addrs| {
             let features = DriverFeatures { event_idx: config.event_idx, indirect: None };
             DriverQueue::new(&memory, config.slots, addrs, features).unwrap()
         };
-        let (tx, rx) = (queue(0), queue(ring_bytes));
-        let (tx_layout, rx_layout) = (tx.layout(), rx.layout());
+        let (tx, rx) = (queue(tx_addrs), queue(rx_addrs));
         let backend = Backend::Vm(VmBackend {
             memory: memory.clone(),
-            tx: tx_layout,
-            rx: rx_layout,
+            tx: tx.layout(),
+            rx: rx.layout(),
             features: QueueFeatures { event_idx: config.event_idx, indirect: true },
             mergeable: config.mergeable,
             offloads: config.offloads,
@@ -124,22 +144,36 @@ impl TestVm {
         let config_of_port = PortConfig { name: name.into(), vlan: VlanMode::Transparent, backend };
         let port = control.attach(config_of_port).unwrap();
         let free = (0..config.slots).rev().collect();
-        let mut vm = TestVm { port, memory, tx, rx, tx_layout, config, tx_buffers, rx_buffers, free };
-        vm.post((0..config.slots).collect::<Vec<_>>());
+        let unposted = (0..config.slots).rev().collect();
+        let mut vm = TestVm {
+            port,
+            memory,
+            tx,
+            rx,
+            tx_addrs,
+            rx_addrs,
+            config,
+            tx_buffers,
+            rx_buffers,
+            free,
+            unposted,
+        };
+        vm.post(config.posted);
         vm
     }
 
-    fn tx_addr(&self, slot: u16) -> u64 {
+    pub fn tx_addr(&self, slot: u16) -> u64 {
         self.tx_buffers + u64::from(slot) * u64::from(BUFFER_BYTES)
     }
 
-    fn rx_addr(&self, slot: u16) -> u64 {
+    pub fn rx_addr(&self, slot: u16) -> u64 {
         self.rx_buffers + u64::from(slot) * u64::from(self.config.rx_buffer_bytes)
     }
 
-    /// Posts receive buffers. Answers whether the switch wants a kick.
-    pub fn post(&mut self, slots: impl IntoIterator<Item = u16>) -> bool {
-        for slot in slots {
+    /// Posts up to `buffers` receive buffers, as far as there are any. Answers whether the switch wants a kick.
+    pub fn post(&mut self, buffers: u16) -> bool {
+        for _ in 0..buffers {
+            let Some(slot) = self.unposted.pop() else { break };
             let buffer = (self.rx_addr(slot), self.config.rx_buffer_bytes);
             self.rx.add(&[], &[buffer], slot).unwrap();
         }
@@ -191,23 +225,46 @@ impl TestVm {
         self.free.len() - before
     }
 
+    /// Transmit buffers that the switch has.
+    pub fn outstanding(&self) -> usize {
+        usize::from(self.config.slots) - self.free.len()
+    }
+
     /// Takes what is in the receive ring: each frame with its header. Buffers are posted again.
     pub fn received(&mut self) -> Vec<(VnetHdr, Vec<u8>)> {
+        let frames = self.take_received();
+        self.post(u16::MAX);
+        frames
+    }
+
+    /// The frames in the receive ring, as [`TestVm::received`], without their headers.
+    pub fn received_frames(&mut self) -> Vec<Vec<u8>> {
+        self.received().into_iter().map(|(_, frame)| frame).collect()
+    }
+
+    /// Takes what is in the receive ring, and posts no buffer.
+    pub fn take_received(&mut self) -> Vec<(VnetHdr, Vec<u8>)> {
         let mut frames = Vec::new();
-        while let Some(used) = self.rx.pop_used().unwrap() {
-            let mut bytes = self.peek(self.rx_addr(used.token), used.bytes as usize);
-            let buffers = u16::from_le_bytes([bytes[10], bytes[11]]);
-            let vnet = VnetHdr::decode(bytes[..12].try_into().unwrap()).unwrap();
-            let mut slots = vec![used.token];
-            for _ in 1..buffers {
-                let used = self.rx.pop_used().unwrap().expect("as many buffers as the header says");
-                bytes.extend(self.peek(self.rx_addr(used.token), used.bytes as usize));
-                slots.push(used.token);
+        while let Some(mut bytes) = self.take_buffer() {
+            // The header itself may be spread over buffers that are too small for it.
+            while bytes.len() < VNET_HDR_BYTES {
+                bytes.extend(self.take_buffer().expect("a whole header"));
             }
-            frames.push((vnet, bytes.split_off(12)));
-            self.post(slots);
+            let buffers = u16::from_le_bytes([bytes[10], bytes[11]]);
+            let vnet = VnetHdr::decode(bytes[..VNET_HDR_BYTES].try_into().unwrap()).unwrap();
+            let taken = bytes.len().div_ceil(self.config.rx_buffer_bytes as usize) as u16;
+            for _ in taken..buffers {
+                bytes.extend(self.take_buffer().expect("as many buffers as the header says"));
+            }
+            frames.push((vnet, bytes.split_off(VNET_HDR_BYTES)));
         }
         frames
+    }
+
+    fn take_buffer(&mut self) -> Option<Vec<u8>> {
+        let used = self.rx.pop_used().unwrap()?;
+        self.unposted.push(used.token);
+        Some(self.peek(self.rx_addr(used.token), used.bytes as usize))
     }
 
     /// The MAC address that [`frame`] gives this VM.
@@ -240,6 +297,8 @@ pub struct Bench {
     pub control: Control,
     pub cx: CoreContext,
     next_flow: u64,
+    /// What ports that were detached had forwarded, and been offered.
+    gone: (u64, u64),
 }
 
 impl Bench {
@@ -250,11 +309,48 @@ impl Bench {
     pub fn with(config: SwitchConfig) -> Bench {
         let (switch, control) = Switch::new(config);
         let cx = switch.core_context(CoreId(0)).unwrap();
-        Bench { host: ScriptedHost::default(), switch, control, cx, next_flow: 1 }
+        Bench { host: ScriptedHost::default(), switch, control, cx, next_flow: 1, gone: (0, 0) }
     }
 
     pub fn vm(&mut self, name: &str) -> TestVm {
-        TestVm::attach(&mut self.control, name, VmConfig::default())
+        self.vm_with(name, VmConfig::default())
+    }
+
+    pub fn vm_with(&mut self, name: &str, config: VmConfig) -> TestVm {
+        TestVm::attach(&mut self.control, name, config)
+    }
+
+    /// Begins to detach a port; [`Bench::reap`] goes on with it.
+    pub fn detach(&mut self, port: PortId) {
+        let counters = self.counters(port);
+        assert!(self.control.detach(port));
+        self.gone.0 += counters.tx.forwarded;
+        self.gone.1 += counters.rx.offered;
+    }
+
+    /// Goes on with detaching. Answers whether all detached ports are gone.
+    pub fn reap(&mut self) -> bool {
+        self.control.reap(&mut self.cx, &self.host)
+    }
+
+    pub fn counters(&self, port: PortId) -> PortCounters {
+        self.control.port(port).unwrap().counters
+    }
+
+    pub fn state(&self, port: PortId) -> PortState {
+        self.control.port(port).unwrap().state
+    }
+
+    /// Holds that what `port` transmitted was dropped for these reasons and no others, so often.
+    #[track_caller]
+    pub fn assert_tx_drops(&self, port: PortId, drops: &[(DropReason, u64)]) {
+        assert_eq!(named(&self.counters(port).tx_drops), drops, "transmit drops of port {port}");
+    }
+
+    /// Holds the same of what `port` was to receive.
+    #[track_caller]
+    pub fn assert_rx_drops(&self, port: PortId, drops: &[(DropReason, u64)]) {
+        assert_eq!(named(&self.counters(port).rx_drops), drops, "receive drops of port {port}");
     }
 
     /// Installs a flow and answers its name.
@@ -285,8 +381,9 @@ impl Bench {
     }
 
     /// Holds the ledger of every port: nothing is lost, nothing is counted twice.
+    #[track_caller]
     pub fn check_ledger(&self) {
-        let (mut forwarded, mut offered) = (0, 0);
+        let (mut forwarded, mut offered) = self.gone;
         for port in self.control.ports() {
             let counters = &port.counters;
             let (tx_drops, rx_drops) =
@@ -296,9 +393,16 @@ impl Bench {
             assert_eq!(counters.tx.frames + counters.tx.replicated, out, "transmitted by {:?}", port.info);
             let into = counters.rx.frames + rx_drops + port.waiting as u64;
             assert_eq!(counters.rx.offered, into, "offered to {:?}", port.info);
-            forwarded += counters.tx.forwarded;
-            offered += counters.rx.offered;
+            if port.state != PortState::Leaving {
+                forwarded += counters.tx.forwarded;
+                offered += counters.rx.offered;
+            }
         }
         assert_eq!(forwarded, offered, "what is forwarded is offered to someone");
     }
+}
+
+/// The reasons that were counted.
+fn named(drops: &[u64; DROP_REASONS]) -> Vec<(DropReason, u64)> {
+    DropReason::ALL.iter().copied().zip(*drops).filter(|(_, count)| *count > 0).collect()
 }
