@@ -162,37 +162,34 @@ impl<H: Host> Entry<'_, H> {
     /// Everything that is to be done on a sender's side: buffers come back, verdicts are carried out, and,
     /// if asked, its ring is switched.
     pub(super) fn serve_sender(&mut self, cx: &mut CoreContext, port: &Port, word: Word) {
-        port.tx.run(word, |tx, word| {
-            self.collect_completed(port, tx);
-            self.apply_verdicts(cx, port, tx);
-            if !port.is_up() {
-                self.drop_held(port, tx, true, DropReason::PortDown);
-            } else if word.has(Word::EXPIRE) {
-                self.drop_held(port, tx, false, DropReason::UpcallTimeout);
-            }
-            if word.has(Word::SERVE) && port.is_up() {
-                self.switch_source(cx, port, tx);
-            }
-            port.held.store(tx.held.len(), Ordering::Relaxed);
-            self.publish_completed(port, tx);
-        });
+        port.tx.run(word, |tx, word| self.work_for_sender(cx, port, tx, word));
+    }
+
+    /// The work of a word, with the claim. Words that other cores left come here too, whoever has the claim.
+    fn work_for_sender(&mut self, cx: &mut CoreContext, port: &Port, tx: &mut TxSide, word: Word) {
+        self.collect_completed(port, tx);
+        self.apply_verdicts(cx, port, tx);
+        if !port.is_up() {
+            self.drop_held(port, tx, true, DropReason::PortDown);
+        } else if word.has(Word::EXPIRE) {
+            self.drop_held(port, tx, false, DropReason::UpcallTimeout);
+        }
+        if word.has(Word::SERVE) && port.is_up() {
+            self.switch_source(cx, port, tx);
+        }
+        port.held.store(tx.held.len(), Ordering::Relaxed);
+        self.publish_completed(port, tx);
     }
 
     /// Gives the buffers in `slots` back to the sender `port`, from any core.
     pub(super) fn complete(&mut self, cx: &mut CoreContext, port: &Port, slots: &[u16]) {
         // Not counted as an entry: the sender asked for nothing.
-        let mut direct = true;
+        let mut direct = slots;
         let done = port.tx.run(Word::COMPLETE, |tx, word| {
-            if core::mem::take(&mut direct) {
-                for slot in slots {
-                    give_back(port, tx, *slot);
-                }
+            for slot in core::mem::take(&mut direct) {
+                give_back(port, tx, *slot);
             }
-            self.collect_completed(port, tx);
-            if word.has(Word::SERVE) && port.is_up() {
-                self.switch_source(cx, port, tx);
-            }
-            self.publish_completed(port, tx);
+            self.work_for_sender(cx, port, tx, word);
         });
         if !done {
             // Another core has the claim. The word that was left may already be served, before the slots are in
