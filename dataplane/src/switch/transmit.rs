@@ -595,7 +595,9 @@ impl<H: Host> Entry<'_, H> {
                 }
                 None => {
                     // Asked again, and its patience goes on: what waits behind it waits behind the new upcall.
-                    let waiting = tx.held.iter().any(|other| other.hash == hash && other.upcall.is_some());
+                    let asked =
+                        |other: &Held| other.hash == hash && other.upcall.is_some() && !other.by_action;
+                    let waiting = tx.held.iter().any(asked);
                     self.hold(port, tx, slot, &key, hash, (!waiting).then_some(UpcallReason::Miss));
                     if let Some(again) = tx.held.back_mut().filter(|again| again.slot == slot) {
                         again.since_ms = held.since_ms;
