@@ -194,7 +194,8 @@ impl Port {
                 source,
                 free_edits: (0..slots.min(usize::from(NO_EDIT)) as u16).collect(),
                 held: VecDeque::with_capacity(bounds.held_frames),
-                next_upcall: 0,
+                // Goes on where the port that had this number before stopped: its verdicts may still come.
+                next_upcall: base.tx.upcalls as u32,
             }),
             rx: Claim::new(sink),
             frames: FrameStore::new(slots, is_ring, slots),
