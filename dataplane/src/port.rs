@@ -237,7 +237,8 @@ impl Port {
         if first {
             // SAFETY: the exchange above is won once.
             unsafe { *self.fault.get() = Some(fault) };
-            self.state.store(FAULTED, Ordering::Release);
+            // Unless the port has begun to leave meanwhile: then it goes on leaving.
+            let _ = self.state.compare_exchange(FAULTING, FAULTED, Ordering::Release, Ordering::Relaxed);
         }
         first
     }
