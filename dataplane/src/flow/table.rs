@@ -438,8 +438,12 @@ impl FlowWriter {
         if let Some(index) = self.free.pop() {
             return Some(index);
         }
-        // Places that wait for an epoch count as taken, so there may be none although a flow just went.
+        // Places that wait for an epoch count as taken, so there may be none although a flow just went. The last
+        // chunk may be longer than the table, and there are no counters for the rest of it.
         let index = self.fresh;
+        if index as usize >= self.max_flows {
+            return None;
+        }
         let chunk = table.chunks.get(index as usize / CHUNK)?;
         if chunk.load(Ordering::Relaxed).is_null() {
             let places: Box<[Place]> = (0..CHUNK).map(|_| Place::default()).collect();
