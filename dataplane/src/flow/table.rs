@@ -365,6 +365,7 @@ impl FlowWriter {
         id: FlowId,
         actions: &Arc<[Action]>,
     ) -> bool {
+        self.reclaim(table, epochs);
         let Some(flow) = self.flows.get(&id) else { return false };
         let place = table.place(flow.index).expect("an installed flow has a place");
         // The program first: a reader that is sent to it by `single` finds the new one.
@@ -376,6 +377,7 @@ impl FlowWriter {
 
     /// Removes a flow. Answers its place, which is reused only after an epoch.
     pub(crate) fn remove(&mut self, table: &FlowTable, epochs: &Epochs, id: FlowId) -> Option<FlowIndex> {
+        self.reclaim(table, epochs);
         let Installed { index, .. } = self.flows.remove(&id)?;
         let place = table.place(index).expect("an installed flow has a place");
         place.live.store(false, Ordering::Release);
@@ -432,9 +434,7 @@ impl FlowWriter {
     }
 
     fn take_place(&mut self, table: &FlowTable, epochs: &Epochs) -> Option<FlowIndex> {
-        if self.free.is_empty() {
-            self.reclaim(table, epochs);
-        }
+        self.reclaim(table, epochs);
         if let Some(index) = self.free.pop() {
             return Some(index);
         }
