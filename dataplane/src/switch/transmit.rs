@@ -391,7 +391,8 @@ impl<H: Host> Entry<'_, H> {
                     outputs.add(to, FrameRef::new(port.id(), slot, NO_EDIT, self.now_ms));
                 }
                 Decision::Program(program) => {
-                    if program.outputs > outputs.room() {
+                    // The batch's single outputs come on top, and are not checked one by one.
+                    if program.outputs + BATCH > outputs.room() {
                         self.dispatch(outputs, push, port, tx);
                     }
                     self.execute(outputs, port, tx, (slot, key, hash), &program.actions);
