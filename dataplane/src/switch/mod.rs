@@ -178,7 +178,10 @@ impl Switch {
     pub fn expire<H: Host>(&self, cx: &mut CoreContext, host: &H, vm: PortId) -> Entered {
         self.enter(cx, host, |entry, cx| {
             if let Some(port) = entry.switch.port(vm) {
-                port.armed.store(false, Ordering::Release);
+                port.armed.store(false, Ordering::Relaxed);
+                // The flag is cleared before what waits is looked at, and `announce` looks at the flag after it
+                // has queued: one of the two sees the other, and starts the next timer.
+                fence(Ordering::SeqCst);
                 entry.serve_sender(cx, port, Word::EXPIRE);
                 entry.serve_receiver(cx, port, Word::EXPIRE);
             }
@@ -303,6 +306,8 @@ impl<'a, H: Host> Entry<'a, H> {
         self.host.notify(port.id());
     }
 
+    /// Starts the timer that bounds the wait of what was just queued at `port`, unless one is running: that one
+    /// is earlier.
     #[inline]
     fn arm(&self, port: &Port) {
         if !port.armed.load(Ordering::Relaxed) && !port.armed.swap(true, Ordering::AcqRel) {
@@ -310,7 +315,15 @@ impl<'a, H: Host> Entry<'a, H> {
         }
     }
 
-    /// Whether something stamped with `since_ms` has waited too long.
+    /// Starts the next timer after one has fired, for what has waited at `port` for `waited_ms` already. Of
+    /// several the host keeps the earliest.
+    fn arm_again(&self, port: &Port, waited_ms: u16) {
+        port.armed.store(true, Ordering::Relaxed);
+        let waited = Duration::from_millis(waited_ms.into());
+        self.host.arm(port.id(), self.now.after(self.switch.config.patience.saturating_sub(waited)));
+    }
+
+    /// Whether what has waited for `waited_ms` has waited too long.
     fn is_overdue(&self, waited_ms: u16) -> bool {
         u128::from(waited_ms) >= self.switch.config.patience.as_millis()
     }

@@ -55,23 +55,22 @@ impl<'a, H: Host> Entry<'a, H> {
     pub(super) fn serve_receiver(&mut self, cx: &mut CoreContext, port: &Port, word: Word) {
         port.rx.run(word, |sink, word| {
             if !port.is_up() {
-                self.discard(cx, port, DropReason::PortDown, |_| true);
+                self.discard(cx, port, DropReason::PortDown, |_, _| true);
             } else if word.has(Word::EXPIRE) {
-                let (now_ms, patience) = (self.now_ms, self.switch.config.patience);
-                self.discard(cx, port, DropReason::RxStalled, |frame| {
-                    u128::from(frame.waited_ms(now_ms)) >= patience.as_millis()
-                });
+                self.discard(cx, port, DropReason::RxStalled, |entry, waited_ms| entry.is_overdue(waited_ms));
+                let mut oldest = [0];
+                port.waiting.peek(&mut oldest);
+                if let Some(frame) = FrameRef::from_word(oldest[0]) {
+                    self.arm_again(port, frame.waited_ms(self.now_ms));
+                }
             }
             if let (true, Sink::Ring { queue, mergeable }) = (word.has(Word::SERVE) && port.is_up(), sink) {
                 if let Err(fault) = self.fill(cx, port, queue, *mergeable) {
                     self.fail(port, PortFault::RxRing(fault));
-                    self.discard(cx, port, DropReason::RxFault, |_| true);
+                    self.discard(cx, port, DropReason::RxFault, |_, _| true);
                 }
             }
         });
-        if !port.waiting.is_empty() {
-            self.arm(port);
-        }
     }
 
     /// Copies until nothing waits, the buffers are used up, or the budget is.
@@ -190,19 +189,19 @@ impl<'a, H: Host> Entry<'a, H> {
         }
     }
 
-    /// Drops waiting frames, from the first on, as long as `drops` says so.
+    /// Drops waiting frames, from the first on, as long as `drops` says so of how long one has waited.
     fn discard(
         &mut self,
         cx: &mut CoreContext,
         port: &Port,
         reason: DropReason,
-        drops: impl Fn(FrameRef) -> bool,
+        drops: impl Fn(&Self, u16) -> bool,
     ) {
         let mut words = [0; BATCH];
         loop {
             let count = port.waiting.peek(&mut words);
             let frames = words[..count].iter().filter_map(|word| FrameRef::from_word(*word));
-            let done = frames.take_while(|frame| drops(*frame)).count();
+            let done = frames.take_while(|frame| drops(self, frame.waited_ms(self.now_ms))).count();
             if done == 0 {
                 return;
             }

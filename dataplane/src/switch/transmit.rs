@@ -627,8 +627,9 @@ impl<H: Host> Entry<'_, H> {
                 }
             }
         }
-        if !tx.held.is_empty() {
-            self.arm(port);
+        let oldest = tx.held.iter().map(|held| self.now_ms.wrapping_sub(held.since_ms)).max();
+        if let Some(waited_ms) = oldest {
+            self.arm_again(port, waited_ms);
         }
     }
 
