@@ -361,8 +361,9 @@ unsafe fn write_header(to: Segment, header: &[u8]) {
     // SAFETY: the caller's word; each piece lies within the header.
     unsafe {
         match (header.first_chunk::<64>(), header.last_chunk::<64>()) {
-            // Two pieces that overlap where one would not do, each of a length that the compiler knows.
-            (Some(first), Some(last)) => {
+            // Two pieces that overlap where one would not do, each of a length that the compiler knows. A header
+            // with tags pushed is longer than both together, and so is a frame that was finished.
+            (Some(first), Some(last)) if header.len() <= 2 * 64 => {
                 to.write(first);
                 to.skip(header.len() as u32 - 64).write(last);
             }
