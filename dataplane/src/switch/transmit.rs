@@ -168,10 +168,11 @@ impl<H: Host> Entry<'_, H> {
     /// The work of a word, with the claim. Words that other cores left come here too, whoever has the claim.
     fn work_for_sender(&mut self, cx: &mut CoreContext, port: &Port, tx: &mut TxSide, word: Word) {
         self.collect_completed(port, tx);
-        self.apply_verdicts(cx, port, tx);
         if !port.is_up() {
             self.drop_held(port, tx, true, DropReason::PortDown);
-        } else if word.has(Word::EXPIRE) {
+        }
+        self.apply_verdicts(cx, port, tx);
+        if word.has(Word::EXPIRE) {
             self.drop_held(port, tx, false, DropReason::UpcallTimeout);
         }
         if word.has(Word::SERVE) && port.is_up() {
