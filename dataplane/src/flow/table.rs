@@ -1,7 +1,7 @@
 //! The megaflow table: flows in places that never move, and one hash table of places for each mask.
 //!
 //! ```text
-//!   subtables (one a mask)          places (chunks of 256)
+//!   subtables (one a mask)          places
 //!   mask A: [ tag|3 ][  0  ][ tag|0 ] ---> 0: live  match, actions
 //!   mask B: [ tag|1 ]                      1: live
 //!                                          2: dead, reused once every core has left
@@ -31,9 +31,6 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use hashbrown::HashMap;
 
-/// Places in one allocation.
-const CHUNK: usize = 256;
-
 /// A flow's place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowIndex(pub(crate) u32);
@@ -55,24 +52,15 @@ impl Program {
 const SEE_PROGRAM: u32 = u32::MAX;
 
 /// One place.
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct Place {
-    matches: UnsafeCell<Match>,
     live: AtomicBool,
     /// The port, if the program is one output and nothing else: the fast path then reads no program.
     single: AtomicU32,
     program: AtomicPtr<Program>,
-}
-
-impl Default for Place {
-    fn default() -> Place {
-        Place {
-            matches: UnsafeCell::new(Match { key: FlowKey::ZERO, mask: FlowKey::ZERO }),
-            live: AtomicBool::new(false),
-            single: AtomicU32::new(SEE_PROGRAM),
-            program: AtomicPtr::new(ptr::null_mut()),
-        }
-    }
+    /// Whether the mask has bits in the second cache line; without, that line is never touched.
+    is_cold: UnsafeCell<bool>,
+    matches: UnsafeCell<Match>,
 }
 
 /// What is to be done with a packet that hit.
@@ -81,6 +69,28 @@ pub(crate) enum Decision<'a> {
     Single(PortId),
     /// As the program says.
     Program(&'a Program),
+}
+
+/// A flow that a lookup found, for as long as the epoch lasts.
+#[derive(Clone, Copy)]
+pub(crate) struct Flow<'a> {
+    /// Its place, as the cache remembers it and counters are kept by it.
+    pub(crate) index: FlowIndex,
+    place: &'a Place,
+}
+
+impl<'a> Flow<'a> {
+    /// What the flow does.
+    #[inline]
+    pub(crate) fn decision(self) -> Decision<'a> {
+        match self.place.single.load(Ordering::Acquire) {
+            SEE_PROGRAM => {
+                // SAFETY: a place that was live in this epoch has a program, freed only after the epoch.
+                Decision::Program(unsafe { &*self.place.program.load(Ordering::Acquire) })
+            }
+            port => Decision::Single(PortId(port as u16)),
+        }
+    }
 }
 
 /// One mask's hash table: open addressing, linear probing.
@@ -104,7 +114,7 @@ impl Cells {
 /// What the readers see.
 pub(crate) struct FlowTable {
     hasher: Hasher,
-    chunks: Box<[AtomicPtr<[Place; CHUNK]>]>,
+    places: Box<[Place]>,
     subtables: Box<[AtomicPtr<Subtable>]>,
     /// Subtables in use: the first ones.
     masks: AtomicUsize,
@@ -116,10 +126,16 @@ unsafe impl Sync for FlowTable {}
 unsafe impl Send for FlowTable {}
 
 impl FlowTable {
+    fn place(&self, index: FlowIndex) -> &Place {
+        &self.places[index.0 as usize]
+    }
+
     pub(crate) fn new(max_flows: usize, max_masks: usize, seed: u64) -> FlowTable {
         FlowTable {
             hasher: Hasher::new(seed),
-            chunks: (0..max_flows.div_ceil(CHUNK)).map(|_| AtomicPtr::default()).collect(),
+            // SAFETY: all zeros is a dead place that matches nothing and has no program. As such, memory that was
+            // never written costs nothing.
+            places: unsafe { Box::new_zeroed_slice(max_flows).assume_init() },
             subtables: (0..max_masks).map(|_| AtomicPtr::default()).collect(),
             masks: AtomicUsize::new(0),
         }
@@ -136,62 +152,44 @@ impl FlowTable {
         self.masks.load(Ordering::Relaxed)
     }
 
-    #[inline]
-    fn place(&self, index: FlowIndex) -> Option<&Place> {
-        let chunk = self.chunks.get(index.0 as usize / CHUNK)?.load(Ordering::Acquire);
-        // SAFETY: a chunk, once published, lives as long as the table.
-        let chunk = unsafe { chunk.as_ref()? };
-        Some(&chunk[index.0 as usize % CHUNK])
-    }
-
     /// Starts the loads of a flow's match.
     #[inline]
     pub(crate) fn prefetch(&self, index: FlowIndex) {
-        if let Some(place) = self.place(index) {
-            let at = ptr::from_ref(place).cast::<u8>();
-            crate::prefetch(at);
-            crate::prefetch(at.wrapping_add(128));
-            crate::prefetch(at.wrapping_add(256));
-        }
+        let at = self.places.as_ptr().wrapping_add(index.0 as usize).cast::<u8>();
+        crate::prefetch(at);
+        crate::prefetch(at.wrapping_add(64));
+        crate::prefetch(at.wrapping_add(128));
     }
 
-    /// Whether the flow at `index` is live and covers `key`.
+    /// The flow at `index`, if it is live and covers `key`.
     #[inline]
-    pub(crate) fn covers(&self, index: FlowIndex, key: &FlowKey) -> bool {
-        let Some(place) = self.place(index) else { return false };
+    pub(crate) fn covering(&self, index: FlowIndex, key: &FlowKey) -> Option<Flow<'_>> {
+        let place = self.places.get(index.0 as usize)?;
+        if !place.live.load(Ordering::Acquire) {
+            return None;
+        }
         // SAFETY: a live place is not written; see the module head.
-        place.live.load(Ordering::Acquire) && unsafe { &*place.matches.get() }.covers(key)
-    }
-
-    /// What the flow at `index` does. The caller is inside an epoch and found the flow in it.
-    #[inline]
-    pub(crate) fn decision(&self, index: FlowIndex) -> Decision<'_> {
-        let place = self.place(index).expect("a flow that was found has a place");
-        match place.single.load(Ordering::Acquire) {
-            SEE_PROGRAM => {
-                // SAFETY: a place that was live in this epoch has a program, freed only after the epoch.
-                Decision::Program(unsafe { &*place.program.load(Ordering::Acquire) })
-            }
-            port => Decision::Single(PortId(port as u16)),
-        }
+        let (matches, is_cold) = unsafe { (&*place.matches.get(), *place.is_cold.get()) };
+        let covers = matches.covers_line::<0>(key) && (!is_cold || matches.covers_line::<8>(key));
+        covers.then_some(Flow { index, place })
     }
 
     /// The live flow for `key`, mask by mask.
-    pub(crate) fn find(&self, key: &FlowKey) -> Option<FlowIndex> {
+    pub(crate) fn find(&self, key: &FlowKey) -> Option<Flow<'_>> {
         let count = self.masks.load(Ordering::Acquire);
         for subtable in &self.subtables[..count] {
             // SAFETY: a subtable, once published, is freed only after an epoch.
             let Some(subtable) = (unsafe { subtable.load(Ordering::Acquire).as_ref() }) else { continue };
             let hash = self.hasher.masked(key.words(), subtable.mask.words(), &subtable.words);
-            if let Some(index) = self.probe(subtable, hash, |index| self.covers(index, key)) {
-                return Some(index);
+            if let Some(flow) = self.probe(subtable, hash, key) {
+                return Some(flow);
             }
         }
         None
     }
 
     #[inline]
-    fn probe(&self, subtable: &Subtable, hash: u64, is_it: impl Fn(FlowIndex) -> bool) -> Option<FlowIndex> {
+    fn probe(&self, subtable: &Subtable, hash: u64, key: &FlowKey) -> Option<Flow<'_>> {
         // SAFETY: cells are freed only after an epoch.
         let cells = unsafe { &(*subtable.cells.load(Ordering::Acquire)).0 };
         // The table is never full: the writer keeps a quarter of the cells empty.
@@ -200,8 +198,11 @@ impl FlowTable {
             if cell == 0 {
                 return None;
             }
-            if cell >> 32 == hash >> 32 && cell as u32 != 0 && is_it(FlowIndex(cell as u32 - 1)) {
-                return Some(FlowIndex(cell as u32 - 1));
+            if cell >> 32 == hash >> 32
+                && cell as u32 != 0
+                && let Some(flow) = self.covering(FlowIndex(cell as u32 - 1), key)
+            {
+                return Some(flow);
             }
         }
         None
@@ -210,15 +211,8 @@ impl FlowTable {
 
 impl Drop for FlowTable {
     fn drop(&mut self) {
-        for chunk in &mut self.chunks {
-            let chunk = *chunk.get_mut();
-            if chunk.is_null() {
-                continue;
-            }
-            // SAFETY: chunks come from Box, and nobody reads any more.
-            for place in unsafe { Box::from_raw(chunk) }.iter_mut() {
-                free(*place.program.get_mut());
-            }
+        for place in &mut self.places {
+            free(*place.program.get_mut());
         }
         for subtable in &mut self.subtables {
             free(*subtable.get_mut());
@@ -334,8 +328,8 @@ impl FlowWriter {
         if let Some(at) = existing {
             let subtable = self.subtable(table, at);
             let hash = table.hasher.masked(matches.key.words(), matches.mask.words(), &subtable.words);
-            if let Some(index) = table.probe(subtable, hash, |index| table.covers(index, &matches.key)) {
-                return Err(InstallError::Exists(self.id_at(index)));
+            if let Some(flow) = table.probe(subtable, hash, &matches.key) {
+                return Err(InstallError::Exists(self.id_at(flow.index)));
             }
         } else if table.masks() == table.subtables.len() {
             return Err(InstallError::TooManyMasks(table.masks()));
@@ -346,9 +340,12 @@ impl FlowWriter {
         let index = self.take_place(table, epochs).ok_or(InstallError::TableFull(self.max_flows))?;
         let at = existing.unwrap_or_else(|| self.add_subtable(table, matches.mask));
 
-        let place = table.place(index).expect("the place was just taken");
+        let place = table.place(index);
         // SAFETY: the place is dead and its epoch has passed: nobody reads it.
-        unsafe { *place.matches.get() = matches };
+        unsafe {
+            *place.matches.get() = matches;
+            *place.is_cold.get() = matches.mask.words()[8..].iter().any(|word| *word != 0);
+        }
         place.program.store(Box::into_raw(Program::new(spec.actions.clone())), Ordering::Release);
         place.single.store(single(&spec.actions), Ordering::Release);
         place.live.store(true, Ordering::Release);
@@ -367,7 +364,7 @@ impl FlowWriter {
     ) -> bool {
         self.reclaim(table, epochs);
         let Some(flow) = self.flows.get(&id) else { return false };
-        let place = table.place(flow.index).expect("an installed flow has a place");
+        let place = table.place(flow.index);
         // The program first: a reader that is sent to it by `single` finds the new one.
         let old = place.program.swap(Box::into_raw(Program::new(actions.clone())), Ordering::AcqRel);
         place.single.store(single(actions), Ordering::Release);
@@ -379,7 +376,7 @@ impl FlowWriter {
     pub(crate) fn remove(&mut self, table: &FlowTable, epochs: &Epochs, id: FlowId) -> Option<FlowIndex> {
         self.reclaim(table, epochs);
         let Installed { index, .. } = self.flows.remove(&id)?;
-        let place = table.place(index).expect("an installed flow has a place");
+        let place = table.place(index);
         place.live.store(false, Ordering::Release);
         // SAFETY: the writer itself reads what it wrote; the place is not reused yet.
         let matches = unsafe { *place.matches.get() };
@@ -400,7 +397,7 @@ impl FlowWriter {
 
     /// An installed flow's match and actions.
     pub(crate) fn spec(&self, table: &FlowTable, id: FlowId) -> Option<FlowSpec> {
-        let place = table.place(self.flows.get(&id)?.index)?;
+        let place = table.place(self.flows.get(&id)?.index);
         // SAFETY: the writer alone writes places and programs, and this is the writer.
         let (matches, program) = unsafe { (*place.matches.get(), &*place.program.load(Ordering::Acquire)) };
         Some(FlowSpec { id, matches, actions: program.actions.clone() })
@@ -412,7 +409,7 @@ impl FlowWriter {
         for (_, retired) in self.retired.drain(..passed) {
             match retired {
                 Retired::Place(index) => {
-                    let place = table.place(index).expect("a retired place is a place");
+                    let place = table.place(index);
                     free(place.program.swap(ptr::null_mut(), Ordering::AcqRel));
                     self.free.push(index);
                 }
@@ -438,17 +435,9 @@ impl FlowWriter {
         if let Some(index) = self.free.pop() {
             return Some(index);
         }
-        // Places that wait for an epoch count as taken, so there may be none although a flow just went. The last
-        // chunk may be longer than the table, and there are no counters for the rest of it.
+        // Places that wait for an epoch count as taken, so there may be none although a flow just went.
         let index = self.fresh;
-        if index as usize >= self.max_flows {
-            return None;
-        }
-        let chunk = table.chunks.get(index as usize / CHUNK)?;
-        if chunk.load(Ordering::Relaxed).is_null() {
-            let places: Box<[Place]> = (0..CHUNK).map(|_| Place::default()).collect();
-            chunk.store(Box::into_raw(places).cast(), Ordering::Release);
-        }
+        table.places.get(index as usize)?;
         self.fresh += 1;
         Some(FlowIndex(index))
     }
@@ -494,7 +483,7 @@ impl FlowWriter {
             let new = unsafe { &(*grown).0 };
             for cell in cells.iter().map(|cell| cell.load(Ordering::Relaxed)).filter(|cell| *cell as u32 != 0)
             {
-                let place = table.place(FlowIndex(cell as u32 - 1)).expect("a cell names a place");
+                let place = table.place(FlowIndex(cell as u32 - 1));
                 // SAFETY: the writer reads what it wrote.
                 let key = unsafe { (*place.matches.get()).key };
                 let hash = table.hasher.masked(key.words(), subtable.mask.words(), &subtable.words);

@@ -218,7 +218,14 @@ impl Match {
     /// Whether a packet with `key` is in the set.
     #[inline]
     pub fn covers(&self, key: &FlowKey) -> bool {
-        let words = key.words().iter().zip(self.mask.words()).zip(self.key.words());
-        words.fold(0, |diff, ((k, m), want)| diff | ((k & m) ^ want)) == 0
+        self.covers_line::<0>(key) && self.covers_line::<8>(key)
+    }
+
+    /// Whether a packet with `key` has what the set asks of one cache line: that from word `FIRST` on.
+    #[inline]
+    pub(crate) fn covers_line<const FIRST: usize>(&self, key: &FlowKey) -> bool {
+        let line = FIRST..FIRST + 8;
+        let masks = self.mask.words()[line.clone()].iter().zip(&self.key.words()[line.clone()]);
+        key.words()[line].iter().zip(masks).fold(0, |differ, (k, (m, want))| differ | ((k & m) ^ want)) == 0
     }
 }

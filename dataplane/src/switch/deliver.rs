@@ -1,7 +1,6 @@
 //! The last step of a packet's way: out of its sender's memory, into a receive ring or a device.
 
 use super::Entry;
-use super::transmit::Run;
 use crate::api::DropReason;
 use crate::frame::{FrameRef, NO_EDIT};
 use crate::host::Host;
@@ -31,7 +30,7 @@ impl<'a> View<'a> {
     ///
     /// # Safety
     /// The caller holds the copy of the frame that `frame` stands for.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn new(sender: &'a Port, frame: FrameRef) -> View<'a> {
         let (frames, slot) = (&sender.frames, frame.slot());
         // SAFETY: the caller's word; an edit that a reference names is the frame's own.
@@ -157,11 +156,11 @@ impl<H: Host> Entry<'_, H> {
         sender: &Port,
         receiver: &Port,
         device: &dyn Device,
-        run: Run<'_>,
+        run: &[FrameRef],
     ) {
         for frame in run {
             // SAFETY: this entry has noted the copy and not made it yet.
-            let view = unsafe { View::new(sender, frame) };
+            let view = unsafe { View::new(sender, *frame) };
             if receiver.offloads.accept(&view.vnet) {
                 scratch.add(&view);
                 if scratch.is_full() {

@@ -11,7 +11,7 @@ use crate::action::edit::{Header, edit};
 use crate::api::{DropReason, PortId, Upcall, UpcallId, UpcallReason, Verdict};
 use crate::claim::Word;
 use crate::flow::cache::ExactMatchCache;
-use crate::flow::table::{Decision, FlowIndex};
+use crate::flow::table::{Decision, Flow, FlowIndex};
 use crate::frame::{FrameRef, NO_EDIT};
 use crate::host::Host;
 use crate::key::extract::{Layout, extract};
@@ -66,24 +66,18 @@ impl Default for Batch {
     }
 }
 
-/// One frame for one receiver.
-struct Output {
-    frame: FrameRef,
-    /// The next output for the same receiver.
-    next: u16,
-}
-
-/// A receiver of the batch.
+/// A receiver of the batch, and how many of its frames are for it.
 struct Receiver {
     port: PortId,
-    first: u16,
-    last: u16,
-    count: u16,
+    count: usize,
 }
 
 /// What the first pass noted for the second.
 pub(crate) struct Outputs {
-    list: Vec<Output>,
+    /// Each frame and its receiver, in the order of the batch.
+    list: Vec<(FrameRef, PortId)>,
+    /// The same frames, sorted by receiver; those of each in the order of the batch.
+    sorted: Vec<FrameRef>,
     receivers: Vec<Receiver>,
     /// For each port, its place in `receivers` plus one.
     places: Box<[u16]>,
@@ -95,6 +89,7 @@ impl Outputs {
     pub(super) fn new(ports: usize) -> Outputs {
         Outputs {
             list: Vec::with_capacity(BATCH + MAX_OUTPUTS),
+            sorted: Vec::with_capacity(BATCH + MAX_OUTPUTS),
             receivers: Vec::with_capacity(BATCH + MAX_OUTPUTS),
             places: vec![0; ports].into(),
             staged: Vec::with_capacity(MAX_OUTPUTS),
@@ -103,53 +98,48 @@ impl Outputs {
 
     #[inline]
     fn add(&mut self, port: PortId, frame: FrameRef) {
-        let at = self.list.len() as u16;
-        self.list.push(Output { frame, next: u16::MAX });
-        let place = &mut self.places[usize::from(port.0)];
-        if *place == 0 {
-            self.receivers.push(Receiver { port, first: at, last: at, count: 1 });
-            *place = self.receivers.len() as u16;
-            return;
-        }
-        let receiver = &mut self.receivers[usize::from(*place) - 1];
-        self.list[usize::from(receiver.last)].next = at;
-        receiver.last = at;
-        receiver.count += 1;
+        self.list.push((frame, port));
     }
 
     fn room(&self) -> usize {
         self.list.capacity() - self.list.len()
     }
-}
 
-/// The outputs for one receiver, in order.
-#[derive(Clone)]
-pub(super) struct Run<'a> {
-    list: &'a [Output],
-    next: u16,
-    left: usize,
-}
-
-impl Iterator for Run<'_> {
-    type Item = FrameRef;
-
-    #[inline]
-    fn next(&mut self) -> Option<FrameRef> {
-        if self.left == 0 {
-            return None;
+    /// Sorts what was noted by receiver, and forgets the notes.
+    fn sort(&mut self) {
+        let Some((_, first)) = self.list.first().copied() else { return };
+        self.sorted.clear();
+        if self.list.iter().all(|(_, port)| *port == first) {
+            // The usual batch: one receiver.
+            self.receivers.push(Receiver { port: first, count: self.list.len() });
+            self.sorted.extend(self.list.drain(..).map(|(frame, _)| frame));
+            return;
         }
-        let output = &self.list[usize::from(self.next)];
-        self.next = output.next;
-        self.left -= 1;
-        Some(output.frame)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
+        for (_, port) in &self.list {
+            let place = &mut self.places[usize::from(port.0)];
+            if *place == 0 {
+                self.receivers.push(Receiver { port: *port, count: 0 });
+                *place = self.receivers.len() as u16;
+            }
+            self.receivers[usize::from(*place) - 1].count += 1;
+        }
+        // From here on a place is where the port's next frame goes.
+        let mut start = 0;
+        for receiver in &self.receivers {
+            self.places[usize::from(receiver.port.0)] = start;
+            start += receiver.count as u16;
+        }
+        self.sorted.resize(self.list.len(), self.list[0].0);
+        for (frame, port) in self.list.drain(..) {
+            let place = &mut self.places[usize::from(port.0)];
+            self.sorted[usize::from(*place)] = frame;
+            *place += 1;
+        }
+        for receiver in &self.receivers {
+            self.places[usize::from(receiver.port.0)] = 0;
+        }
     }
 }
-
-impl ExactSizeIterator for Run<'_> {}
 
 /// What the frames of a batch come to, counted once.
 #[derive(Default)]
@@ -158,7 +148,7 @@ struct Taken {
     bytes: u64,
 }
 
-impl<H: Host> Entry<'_, H> {
+impl<'a, H: Host> Entry<'a, H> {
     /// Everything that is to be done on a sender's side: buffers come back, verdicts are carried out, and,
     /// if asked, its ring is switched.
     pub(super) fn serve_sender(&mut self, cx: &mut CoreContext, port: &Port, word: Word) {
@@ -372,21 +362,22 @@ impl<H: Host> Entry<'_, H> {
                 self.hold(port, tx, slot, key, hash, None);
                 continue;
             }
-            let index = match batch.guesses[at] {
-                Some(index) if table.covers(index, key) => {
+            let guess = batch.guesses[at].and_then(|index| table.covering(index, key));
+            let flow = match guess {
+                Some(flow) => {
                     hits += 1;
-                    index
+                    flow
                 }
-                _ => match self.find_in_table(cache, key, hash) {
-                    Some(index) => index,
+                None => match self.find_in_table(cache, key, hash) {
+                    Some(flow) => flow,
                     None => {
                         self.hold(port, tx, slot, key, hash, Some(UpcallReason::Miss));
                         continue;
                     }
                 },
             };
-            self.count_flow(index, batch.bytes[at]);
-            match table.decision(index) {
+            self.count_flow(flow.index, batch.bytes[at]);
+            match flow.decision() {
                 Decision::Single(to) => {
                     // Its one copy was noted when the frame was taken.
                     outputs.add(to, FrameRef::new(port.id(), slot, NO_EDIT, self.now_ms));
@@ -404,12 +395,12 @@ impl<H: Host> Entry<'_, H> {
         self.dispatch(outputs, push, port, tx);
     }
 
-    fn find_in_table(&self, cache: &mut ExactMatchCache, key: &FlowKey, hash: u64) -> Option<FlowIndex> {
+    fn find_in_table(&self, cache: &mut ExactMatchCache, key: &FlowKey, hash: u64) -> Option<Flow<'a>> {
         let found = self.switch.table.find(key);
         match found {
-            Some(index) => {
+            Some(flow) => {
                 self.counters.activity.table_hits.add(1);
-                cache.insert(hash, index);
+                cache.insert(hash, flow.index);
             }
             None => self.counters.activity.misses.add(1),
         }
@@ -463,16 +454,15 @@ impl<H: Host> Entry<'_, H> {
 
     /// The second pass: each receiver is visited once.
     fn dispatch(&mut self, outputs: &mut Outputs, push: &mut PushScratch, port: &Port, tx: &mut TxSide) {
-        let Outputs { list, receivers, places, .. } = outputs;
-        for receiver in receivers.drain(..) {
-            places[usize::from(receiver.port.0)] = 0;
-            let run = Run { list, next: receiver.first, left: receiver.count.into() };
-            self.visit(push, port, tx, receiver.port, run);
+        outputs.sort();
+        let mut start = 0;
+        for Receiver { port: to, count } in outputs.receivers.drain(..) {
+            self.visit(push, port, tx, to, &outputs.sorted[start..start + count]);
+            start += count;
         }
-        list.clear();
     }
 
-    fn visit(&mut self, push: &mut PushScratch, port: &Port, tx: &mut TxSide, to: PortId, run: Run<'_>) {
+    fn visit(&mut self, push: &mut PushScratch, port: &Port, tx: &mut TxSide, to: PortId, run: &[FrameRef]) {
         let count = run.len();
         let counters = self.port_counters(port);
         let Some(receiver) = self.switch.port(to).filter(|receiver| receiver.is_up()) else {
@@ -485,16 +475,14 @@ impl<H: Host> Entry<'_, H> {
         counters.tx.forwarded.add(count as u64);
         self.port_counters(receiver).rx.offered.add(count as u64);
         if let Some(device) = &receiver.device {
-            self.push(push, port, receiver, &**device, run.clone());
-            run.for_each(|frame| finish_copy(port, tx, frame.slot()));
+            self.push(push, port, receiver, &**device, run);
+            run.iter().for_each(|frame| finish_copy(port, tx, frame.slot()));
             return;
         }
-        let taken = receiver.waiting.put(run.clone().map(FrameRef::word));
+        let taken = receiver.waiting.put(run.iter().map(|frame| frame.word()));
         if taken < count {
             self.port_counters(receiver).drop_rx(DropReason::RxQueueFull, (count - taken) as u64);
-            for frame in run.skip(taken) {
-                finish_copy(port, tx, frame.slot());
-            }
+            run[taken..].iter().for_each(|frame| finish_copy(port, tx, frame.slot()));
         }
         self.announce(receiver);
     }
@@ -583,10 +571,10 @@ impl<H: Host> Entry<'_, H> {
             Verdict::Drop => self.drop_frame(port, tx, slot, DropReason::ControlPlane),
             Verdict::Execute(actions) => self.execute(outputs, port, tx, (slot, &key, hash), actions),
             Verdict::Retry => match self.find_in_table(cache, &key, hash) {
-                Some(index) => {
-                    self.count_flow(index, bytes);
+                Some(flow) => {
+                    self.count_flow(flow.index, bytes);
                     let single;
-                    let actions = match self.switch.table.decision(index) {
+                    let actions = match flow.decision() {
                         Decision::Single(to) => {
                             single = [Action::Output(to)];
                             &single[..]
