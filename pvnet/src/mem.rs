@@ -11,6 +11,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::alloc::Layout;
 use core::ptr;
 
 /// One run of bytes in host addresses, translated and bounds-checked: part of a frame.
@@ -187,7 +188,7 @@ impl GuestMemory {
     /// `bytes` of zeroed memory of this process at guest address 0: an in-process guest's memory.
     pub fn anonymous(bytes: usize) -> GuestMemory {
         let owner = Arc::new(Zeroed::new(bytes));
-        let host = owner.ptr;
+        let host = owner.as_ptr();
         // SAFETY: `owner` frees the allocation only when the region is gone, and hands out no reference.
         let region = unsafe { Region::new(0, bytes as u64, host, owner) };
         GuestMemory { regions: Box::new([region]) }
@@ -221,10 +222,11 @@ impl GuestMemory {
     }
 }
 
-/// A zeroed allocation, aligned for rings and pages.
-struct Zeroed {
-    ptr: *mut u8,
-    layout: core::alloc::Layout,
+/// Zeroed memory, aligned to a page, of which only what is touched costs memory.
+pub struct Zeroed {
+    start: *mut u8,
+    allocated: *mut u8,
+    layout: Layout,
 }
 
 // SAFETY: it owns its allocation and never looks into it.
@@ -233,22 +235,36 @@ unsafe impl Send for Zeroed {}
 unsafe impl Sync for Zeroed {}
 
 impl Zeroed {
-    fn new(bytes: usize) -> Zeroed {
-        let layout = core::alloc::Layout::from_size_align(bytes.max(1), 4096)
-            .expect("guest memory fits the address space");
+    const PAGE: usize = 4096;
+
+    /// `bytes` of zeroed memory.
+    ///
+    /// # Panics
+    /// If no address space has room for it.
+    pub fn new(bytes: usize) -> Zeroed {
+        // Asked for an alignment, an allocator clears the memory itself and thereby touches it; without, fresh
+        // pages come as zeros from the system. So the page's start is found here.
+        let padded = bytes.checked_add(Self::PAGE).and_then(|bytes| Layout::from_size_align(bytes, 8).ok());
+        let layout = padded.expect("the memory fits the address space");
         // SAFETY: the layout is not of size 0.
-        let ptr = unsafe { alloc::alloc::alloc_zeroed(layout) };
-        if ptr.is_null() {
+        let allocated = unsafe { alloc::alloc::alloc_zeroed(layout) };
+        if allocated.is_null() {
             alloc::alloc::handle_alloc_error(layout);
         }
-        Zeroed { ptr, layout }
+        Zeroed { start: allocated.wrapping_add(allocated.align_offset(Self::PAGE)), allocated, layout }
+    }
+
+    /// The first byte.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start
     }
 }
 
 impl Drop for Zeroed {
     fn drop(&mut self) {
-        // SAFETY: `ptr` came from `alloc_zeroed` with this layout and is freed once.
-        unsafe { alloc::alloc::dealloc(self.ptr, self.layout) }
+        // SAFETY: the allocation came from `alloc_zeroed` with this layout and is freed once.
+        unsafe { alloc::alloc::dealloc(self.allocated, self.layout) }
     }
 }
 

@@ -30,6 +30,7 @@ use core::cell::UnsafeCell;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use hashbrown::HashMap;
+use hyper_switch_pvnet::mem::Zeroed;
 
 /// A flow's place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +115,11 @@ impl Cells {
 /// What the readers see.
 pub(crate) struct FlowTable {
     hasher: Hasher,
-    places: Box<[Place]>,
+    /// All zeros is a dead place that matches nothing and has no program, so places are not made: they are there.
+    places: Zeroed,
+    max_flows: usize,
+    /// Places that ever held a flow: the first ones.
+    used: AtomicU32,
     subtables: Box<[AtomicPtr<Subtable>]>,
     /// Subtables in use: the first ones.
     masks: AtomicUsize,
@@ -126,16 +131,24 @@ unsafe impl Sync for FlowTable {}
 unsafe impl Send for FlowTable {}
 
 impl FlowTable {
+    #[inline]
+    fn find_place(&self, index: FlowIndex) -> Option<&Place> {
+        let index = index.0 as usize;
+        // SAFETY: the memory has room for `max_flows` places, is aligned for them, lives as long as the table, and
+        // zeros are a place.
+        (index < self.max_flows).then(|| unsafe { &*self.places.as_ptr().cast::<Place>().add(index) })
+    }
+
     fn place(&self, index: FlowIndex) -> &Place {
-        &self.places[index.0 as usize]
+        self.find_place(index).expect("a flow that is installed has a place")
     }
 
     pub(crate) fn new(max_flows: usize, max_masks: usize, seed: u64) -> FlowTable {
         FlowTable {
             hasher: Hasher::new(seed),
-            // SAFETY: all zeros is a dead place that matches nothing and has no program. As such, memory that was
-            // never written costs nothing.
-            places: unsafe { Box::new_zeroed_slice(max_flows).assume_init() },
+            places: Zeroed::new(max_flows * size_of::<Place>()),
+            max_flows,
+            used: AtomicU32::new(0),
             subtables: (0..max_masks).map(|_| AtomicPtr::default()).collect(),
             masks: AtomicUsize::new(0),
         }
@@ -155,7 +168,7 @@ impl FlowTable {
     /// Starts the loads of a flow's match.
     #[inline]
     pub(crate) fn prefetch(&self, index: FlowIndex) {
-        let at = self.places.as_ptr().wrapping_add(index.0 as usize).cast::<u8>();
+        let at = self.places.as_ptr().wrapping_add(index.0 as usize * size_of::<Place>());
         crate::prefetch(at);
         crate::prefetch(at.wrapping_add(64));
         crate::prefetch(at.wrapping_add(128));
@@ -164,7 +177,7 @@ impl FlowTable {
     /// The flow at `index`, if it is live and covers `key`.
     #[inline]
     pub(crate) fn covering(&self, index: FlowIndex, key: &FlowKey) -> Option<Flow<'_>> {
-        let place = self.places.get(index.0 as usize)?;
+        let place = self.find_place(index)?;
         if !place.live.load(Ordering::Acquire) {
             return None;
         }
@@ -211,8 +224,8 @@ impl FlowTable {
 
 impl Drop for FlowTable {
     fn drop(&mut self) {
-        for place in &mut self.places {
-            free(*place.program.get_mut());
+        for index in 0..*self.used.get_mut() {
+            free(self.place(FlowIndex(index)).program.load(Ordering::Relaxed));
         }
         for subtable in &mut self.subtables {
             free(*subtable.get_mut());
@@ -259,7 +272,6 @@ pub(crate) struct FlowWriter {
     max_flows: usize,
     flows: HashMap<FlowId, Installed, FixedState>,
     fills: Vec<Fill>,
-    fresh: u32,
     free: Vec<FlowIndex>,
     retired: Vec<(Epoch, Retired)>,
 }
@@ -301,7 +313,6 @@ impl FlowWriter {
             max_flows,
             flows: HashMap::with_hasher(FixedState),
             fills: Vec::new(),
-            fresh: 0,
             free: Vec::new(),
             retired: Vec::new(),
         }
@@ -436,10 +447,10 @@ impl FlowWriter {
             return Some(index);
         }
         // Places that wait for an epoch count as taken, so there may be none although a flow just went.
-        let index = self.fresh;
-        table.places.get(index as usize)?;
-        self.fresh += 1;
-        Some(FlowIndex(index))
+        let index = FlowIndex(table.used.load(Ordering::Relaxed));
+        table.find_place(index)?;
+        table.used.store(index.0 + 1, Ordering::Relaxed);
+        Some(index)
     }
 
     fn add_subtable(&mut self, table: &FlowTable, mask: FlowKey) -> usize {
