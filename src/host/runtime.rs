@@ -236,11 +236,16 @@ impl Entrance {
         }
     }
 
-    /// The receive hypercall of `vm`.
+    /// The receive hypercall of `vm`, again until nothing waits or its ring is full.
     pub fn receive(&mut self, vm: PortId) {
-        let entered = self.switch.receive(&mut self.cx, &*self.host, vm);
-        if entered.upcalls || entered.faulted {
-            self.service.ring();
+        loop {
+            let entered = self.switch.receive(&mut self.cx, &*self.host, vm);
+            if entered.upcalls || entered.faulted {
+                self.service.ring();
+            }
+            if !entered.more {
+                return;
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 use super::{Bell, GuestBell, ThreadHost, now};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use hyper_switch_dataplane::api::{Event, FlowRecord, Nanos, PortId, Request};
+use hyper_switch_dataplane::host::Host;
 use hyper_switch_dataplane::{
     AttachError, Barrier, Control, CoreContext, Entered, PortConfig, PortState, PortStatus,
 };
@@ -79,7 +80,7 @@ impl Service {
 
     pub(super) fn run(mut self) {
         while !self.stopping {
-            let alarm = self.next_deadline().map_or_else(never, |wait| after(wait));
+            let alarm = self.next_deadline().map_or_else(never, after);
             let Channels { requests, orders, timers, rung, .. } = &self.channels;
             select! {
                 recv(requests) -> request => match request {
@@ -119,6 +120,10 @@ impl Service {
             self.timers.pop();
             let switch = self.control.switch().clone();
             let entered = switch.expire(&mut self.cx, &*self.host, port);
+            // A VM that came to receive meanwhile has left that to us and may sleep by now.
+            if entered.interrupt || entered.more {
+                self.host.notify(port);
+            }
             self.after_entry(entered);
         }
     }
