@@ -208,9 +208,9 @@ impl PortCounters {
         sum
     }
 
-    /// The numbers that came since `base` was read.
+    /// The numbers that came since `base`, an earlier reading of the same port, was taken.
     #[must_use]
-    pub(crate) fn since(mut self, base: &PortCounters) -> PortCounters {
+    pub fn since(mut self, base: &PortCounters) -> PortCounters {
         macro_rules! subtract {
             ($($field:ident),+ of $part:ident) => { $(self.$part.$field -= base.$part.$field;)+ };
         }

@@ -13,7 +13,7 @@ mod stream;
 
 pub use datagram::{DatagramReceiver, DatagramSender};
 pub use request::{EchoServer, RequestClient};
-pub use stream::{StreamConfig, StreamReceiver, StreamSender};
+pub use stream::{Pattern, StreamConfig, StreamReceiver, StreamSender};
 
 use super::Stack;
 use smoltcp::iface::SocketHandle;

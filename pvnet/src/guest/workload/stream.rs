@@ -25,11 +25,12 @@ impl Default for StreamConfig {
     }
 }
 
-/// Bytes that a seed gives, over and over.
-struct Pattern(Box<[u8]>);
+/// The bytes of a stream: those that a seed gives, over and over.
+pub struct Pattern(Box<[u8]>);
 
 impl Pattern {
-    fn new(seed: u64) -> Pattern {
+    /// The stream of this seed.
+    pub fn new(seed: u64) -> Pattern {
         // xorshift64* never leaves the state 0, so it does not start there.
         let mut state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15).max(1);
         let mut byte = || {
@@ -41,8 +42,8 @@ impl Pattern {
         Pattern((0..PERIOD_BYTES).map(|_| byte()).collect())
     }
 
-    /// The pattern from `offset` of the stream to the end of its period, at most `bytes` long.
-    fn run(&self, offset: u64, bytes: usize) -> &[u8] {
+    /// The stream from `offset` on: some bytes of it, at least one and at most `bytes`.
+    pub fn run(&self, offset: u64, bytes: usize) -> &[u8] {
         let at = (offset % PERIOD_BYTES as u64) as usize;
         &self.0[at..(at + bytes).min(PERIOD_BYTES)]
     }
@@ -59,7 +60,7 @@ impl Pattern {
     }
 
     /// Whether `bytes` are the stream from `offset` on.
-    fn matches(&self, mut offset: u64, mut bytes: &[u8]) -> bool {
+    pub fn matches(&self, mut offset: u64, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let run = self.run(offset, bytes.len());
             let (now, later) = bytes.split_at(run.len());
