@@ -43,7 +43,7 @@ pub struct PairOptions {
     pub workloads: Vec<Workload>,
     /// Pairs that talk at the same time, at least one.
     pub pairs: u16,
-    /// How long each workload is measured.
+    /// How long each workload is measured; `rr` beside another one for half of it, but at least a second.
     pub duration: Duration,
     /// Print one JSON document instead of tables.
     pub json: bool,
@@ -166,7 +166,7 @@ struct PairArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pairs: u16,
 
-    /// Seconds that each workload is measured for
+    /// Seconds that a workload is measured for; rr after stream takes half of it, at least 1
     #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
     duration: Duration,
 
@@ -258,6 +258,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 3600.0);
     let duration = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()).filter(|d| !d.is_zero());
     duration.ok_or_else(|| "it takes seconds, more than 0 and at most 3600".to_owned())
+}
+
+impl Workload {
+    /// Its name, as the user writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Workload::Stream => "stream",
+            Workload::Rr => "rr",
+            Workload::Udp => "udp",
+        }
+    }
 }
 
 impl Invocation {

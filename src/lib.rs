@@ -9,6 +9,7 @@
 //! | [`ctl`] | the control socket |
 //! | [`report`], [`progress`] | what `pair` and `run` show at the end, and on the way there |
 //! | [`daemon`] | what `run` runs |
+//! | [`pair`] | what `pair` measures |
 //! | [`host`] | the thread host: workers, service, control plane |
 //! | [`table`] | plain text tables, and numbers as people read them |
 //! | [`exit`] | failures and exit codes |
@@ -23,6 +24,7 @@ pub mod daemon;
 pub mod exit;
 pub mod host;
 pub mod log_filter;
+pub mod pair;
 pub mod port_spec;
 pub mod progress;
 pub mod report;

@@ -4,8 +4,8 @@
 
 use hyper_switch::cli::{Command, CtlOptions, Invocation};
 use hyper_switch::ctl::{client, render};
-use hyper_switch::daemon;
 use hyper_switch::exit::{Failure, FailureKind};
+use hyper_switch::{daemon, pair};
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
@@ -25,18 +25,20 @@ fn execute(invocation: Invocation) -> Result<(), Failure> {
     match invocation.command {
         Command::Ctl(options) => ctl(&options),
         Command::Run(options) => print(&daemon::run(&options)?),
-        Command::Pair(_) => {
-            Err(Failure::new(FailureKind::Runtime, "this build has no thread host to run a switch on"))
+        Command::Pair(options) => {
+            let report = pair::run(&options)?;
+            if options.json { print_json(&report) } else { print(&report.render()) }
         }
     }
 }
 
 fn ctl(options: &CtlOptions) -> Result<(), Failure> {
     let answer = client::ask(&options.ctl_socket, options.query)?;
-    if !options.json {
-        return print(&render::render(&answer));
-    }
-    match serde_json::to_string_pretty(&answer) {
+    if options.json { print_json(&answer) } else { print(&render::render(&answer)) }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    match serde_json::to_string_pretty(value) {
         Ok(json) => print(&format!("{json}\n")),
         Err(error) => Err(Failure::new(FailureKind::Runtime, format!("cannot write JSON: {error}"))),
     }

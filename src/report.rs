@@ -2,7 +2,7 @@
 
 use crate::cli::Workload;
 use crate::ctl::render;
-use crate::ctl::status::{Drops, PortStatus, StatsReport, Traffic};
+use crate::ctl::status::{PortStatus, StatsReport, Traffic};
 use crate::table::{Column, Table, bytes, count};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,8 @@ pub struct PairReport {
     pub pairs: u16,
     /// The seed of all that was random.
     pub seed: u64,
+    /// A signal ended the measurement before its time.
+    pub interrupted: bool,
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadReport>,
 }
@@ -34,6 +36,8 @@ pub struct WorkloadReport {
     pub p50_us: Option<f64>,
     /// The time within which 99 of 100 requests were answered, in microseconds.
     pub p99_us: Option<f64>,
+    /// The longest time that a request took, in microseconds.
+    pub max_us: Option<f64>,
     /// What each VM cost.
     pub vms: Vec<VmReport>,
 }
@@ -68,21 +72,21 @@ impl PairReport {
     /// The report as text that ends with a newline: results first, then what each VM cost, then the drops.
     pub fn render(&self) -> String {
         let pairs = if self.pairs == 1 { "pair" } else { "pairs" };
-        let mut text = format!("{} {pairs} ({}), seed {}\n\n", self.pairs, self.backend, self.seed);
+        let interrupted = if self.interrupted { ", interrupted" } else { "" };
+        let mut text =
+            format!("{} {pairs} ({}), seed {}{interrupted}\n\n", self.pairs, self.backend, self.seed);
         text.push_str(&self.results().to_string());
         for workload in &self.workloads {
-            text.push_str(&format!("\n{}:\n{}", workload.name(), workload.costs()));
-            let mut drops = Drops::default();
-            for vm in &workload.vms {
-                drops.add(&vm.tx.drops);
-                drops.add(&vm.rx.drops);
-            }
+            let all = workload.total();
+            text.push_str(&format!("\n{}:\n{}", workload.workload.name(), workload.costs(&all)));
+            let mut drops = all.tx.drops;
+            drops.add(&all.rx.drops);
             text.push_str(&render::render_drops(&drops));
         }
         text
     }
 
-    fn results(&self) -> Table<6> {
+    fn results(&self) -> Table<7> {
         let mut table = Table::new([
             Column::left("workload"),
             Column::right("seconds"),
@@ -90,17 +94,19 @@ impl PairReport {
             Column::right("transactions/s"),
             Column::right("p50 us"),
             Column::right("p99 us"),
+            Column::right("max us"),
         ]);
         for workload in &self.workloads {
             // A rate is not negative; the conversion saturates in any case.
             let rate = workload.transactions_per_s.map_or("-".to_owned(), |rate| count(rate.round() as u64));
             table.row([
-                workload.name().to_owned(),
+                workload.workload.name().to_owned(),
                 measured(Some(workload.seconds), 1),
                 measured(workload.throughput_gbps, 2),
                 rate,
                 measured(workload.p50_us, 1),
                 measured(workload.p99_us, 1),
+                measured(workload.max_us, 1),
             ]);
         }
         table
@@ -108,15 +114,23 @@ impl PairReport {
 }
 
 impl WorkloadReport {
-    fn name(&self) -> &'static str {
-        match self.workload {
-            Workload::Stream => "stream",
-            Workload::Rr => "rr",
-            Workload::Udp => "udp",
+    /// All VMs together.
+    fn total(&self) -> VmReport {
+        let mut all = VmReport { name: "all".to_owned(), ..VmReport::default() };
+        for vm in &self.vms {
+            all.tx.add(&vm.tx);
+            all.rx.add(&vm.rx);
+            all.transmit_calls += vm.transmit_calls;
+            all.receive_calls += vm.receive_calls;
+            all.notifications += vm.notifications;
+            all.copies += vm.copies;
+            all.copied_bytes += vm.copied_bytes;
         }
+        all
     }
 
-    fn costs(&self) -> Table<11> {
+    /// A row for each VM, their sum, and the sum for each packet that arrived.
+    fn costs(&self, all: &VmReport) -> Table<11> {
         let mut table = Table::new([
             Column::left("vm"),
             Column::right("tx packets"),
@@ -124,26 +138,35 @@ impl WorkloadReport {
             Column::right("rx packets"),
             Column::right("rx bytes"),
             Column::right("drops"),
-            Column::right("transmit calls"),
-            Column::right("receive calls"),
-            Column::right("notifications"),
+            Column::right("tx calls"),
+            Column::right("rx calls"),
+            Column::right("notified"),
             Column::right("copies"),
             Column::right("copied"),
         ]);
-        for vm in &self.vms {
-            table.row([
-                vm.name.clone(),
-                count(vm.tx.frames),
-                bytes(vm.tx.bytes),
-                count(vm.rx.frames),
-                bytes(vm.rx.bytes),
-                count(vm.tx.drops.total().saturating_add(vm.rx.drops.total())),
-                count(vm.transmit_calls),
-                count(vm.receive_calls),
-                count(vm.notifications),
-                count(vm.copies),
-                bytes(vm.copied_bytes),
-            ]);
+        let row =
+            |name: &str, vm: &VmReport, number: &dyn Fn(u64) -> String, amount: &dyn Fn(u64) -> String| {
+                [
+                    name.to_owned(),
+                    number(vm.tx.frames),
+                    amount(vm.tx.bytes),
+                    number(vm.rx.frames),
+                    amount(vm.rx.bytes),
+                    number(vm.tx.drops.total().saturating_add(vm.rx.drops.total())),
+                    number(vm.transmit_calls),
+                    number(vm.receive_calls),
+                    number(vm.notifications),
+                    number(vm.copies),
+                    amount(vm.copied_bytes),
+                ]
+            };
+        for vm in self.vms.iter().chain([all]) {
+            table.row(row(&vm.name, vm, &count, &bytes));
+        }
+        let packets = all.rx.frames;
+        if packets > 0 {
+            let ratio = |sum: u64| format!("{:.2}", sum as f64 / packets as f64);
+            table.row(row("a packet", all, &ratio, &|sum| bytes(sum / packets)));
         }
         table
     }
@@ -157,6 +180,7 @@ pub fn run_summary(stats: &StatsReport, ports: &[PortStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ctl::status::Drops;
     use hyper_switch_dataplane::api::DropReason;
 
     fn report() -> PairReport {
@@ -181,6 +205,7 @@ mod tests {
             backend: "inprocess".into(),
             pairs: 1,
             seed: 1,
+            interrupted: false,
             workloads: vec![
                 WorkloadReport {
                     workload: Workload::Stream,
@@ -189,6 +214,7 @@ mod tests {
                     transactions_per_s: None,
                     p50_us: None,
                     p99_us: None,
+                    max_us: None,
                     vms: vec![sender, receiver],
                 },
                 WorkloadReport {
@@ -198,14 +224,15 @@ mod tests {
                     transactions_per_s: Some(123_456.7),
                     p50_us: Some(7.96),
                     p99_us: Some(21.0),
+                    max_us: Some(1_250.4),
                     vms: vec![],
                 },
             ],
         }
     }
 
-    /// The whole report as a person sees it: what a workload did not measure is a dash, and drops are
-    /// explained under the VMs that had them.
+    /// The whole report as a person sees it: what a workload did not measure is a dash, the last row is what a
+    /// packet cost, and drops are explained under the VMs that had them.
     #[test]
     fn a_pair_is_reported() {
         let mut report = report();
@@ -213,20 +240,23 @@ mod tests {
         let expected = "\
 1 pair (inprocess), seed 1
 
-workload  seconds  Gb/s  transactions/s  p50 us  p99 us
-stream        5.0  6.24               -       -       -
-rr            5.0     -         123,457     8.0    21.0
+workload  seconds  Gb/s  transactions/s  p50 us  p99 us  max us
+stream        5.0  6.24               -       -       -       -
+rr            5.0     -         123,457     8.0    21.0  1250.4
 
 stream:
-vm  tx packets  tx bytes  rx packets  rx bytes  drops  transmit calls  receive calls  notifications  copies   copied
-a0      60,003   3.90 GB           0       0 B      0             950              0              0       0      0 B
-b0           0       0 B      60,000   3.90 GB      3               0             12          4,100  60,000  3.90 GB
+vm        tx packets  tx bytes  rx packets  rx bytes  drops  tx calls  rx calls  notified  copies   copied
+a0            60,003   3.90 GB           0       0 B      0       950         0         0       0      0 B
+b0                 0       0 B      60,000   3.90 GB      3         0        12     4,100  60,000  3.90 GB
+all           60,003   3.90 GB      60,000   3.90 GB      3       950        12     4,100  60,000  3.90 GB
+a packet        1.00   65.0 kB        1.00   65.0 kB   0.00      0.02      0.00      0.07    1.00  65.0 kB
 drops for      frames  which means
 rx_queue_full       3  The receiver's internal queue is full.
 
 rr:
-vm  tx packets  tx bytes  rx packets  rx bytes  drops  transmit calls  receive calls  notifications  copies  copied
-a0           0       0 B           0       0 B      0               0              0              0       0     0 B
+vm   tx packets  tx bytes  rx packets  rx bytes  drops  tx calls  rx calls  notified  copies  copied
+a0            0       0 B           0       0 B      0         0         0         0       0     0 B
+all           0       0 B           0       0 B      0         0         0         0       0     0 B
 no drops
 ";
         assert_eq!(report.render(), expected);

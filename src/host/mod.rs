@@ -19,7 +19,7 @@ mod service;
 mod worker;
 
 pub use bell::{Bell, GuestBell};
-pub use runtime::{AttachFailure, HostConfig, NetDevice, Runtime};
+pub use runtime::{AttachFailure, Entrance, HostConfig, NetDevice, Runtime};
 pub use service::Snapshot;
 
 use arc_swap::ArcSwapOption;

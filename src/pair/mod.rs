@@ -1,0 +1,184 @@
+//! `hyper-switch pair`: pairs of VMs that talk to each other across a switch, and what that came to.
+//!
+//! Each workload has a switch and VMs of its own, so that none profits from what an earlier one warmed. The VMs
+//! find each other as all do: by ARP, which the switch floods, and by the learning of the control plane.
+//!
+//! | module | noun |
+//! | --- | --- |
+//! | `trial` | one workload between all pairs: who takes part, what arrived when, when to stop |
+//! | `inprocess` | VMs that are threads of this process, with VIRTIO rings and a TCP/IP stack each |
+//! | `tap` | VMs that are network namespaces behind TAPs |
+
+mod inprocess;
+mod tap;
+mod trial;
+
+use crate::cli::{Backend, PairOptions, Workload};
+use crate::ctl::status::Traffic;
+use crate::exit::{Failure, FailureKind};
+use crate::host::Snapshot;
+use crate::progress::Progress;
+use crate::report::{PairReport, VmReport, WorkloadReport};
+use hyper_switch_dataplane::PortStatus;
+use hyper_switch_dataplane::api::DropReason;
+use hyper_switch_dataplane::counters::DROP_REASONS;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::Duration;
+use trial::{Measured, Trial, Vm};
+
+/// The least time that request/response is measured for where another workload ran before it.
+const RR_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// Runs the workloads one after the other and answers what was measured. SIGINT or SIGTERM ends it early, with
+/// what was measured until then; a second one ends the process.
+///
+/// # Errors
+/// The backend needs rights that we do not have; a thread, a TAP or a namespace that cannot be had; a VM that
+/// failed; data that did not arrive, or not as it was sent; an interruption before anything was measured.
+pub fn run(options: &PairOptions) -> Result<PairReport, Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds the flag clear, and sets it.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, interrupted.clone())
+            .and_then(|_| signal_hook::flag::register(signal, interrupted.clone()))
+            .map_err(cannot("catch signals"))?;
+    }
+    let mut report = PairReport {
+        backend: backend_name(options.backend).to_owned(),
+        pairs: options.pairs,
+        seed: options.seed,
+        interrupted: false,
+        workloads: Vec::new(),
+    };
+    for workload in &options.workloads {
+        let trial = trial(*workload, options);
+        let mut progress = Progress::start(workload.name(), trial.duration, options.json);
+        let outcome = match options.backend {
+            Backend::Inprocess => inprocess::run(&trial, &interrupted, &mut progress)?,
+            Backend::Tap => tap::run(&trial, &interrupted, &mut progress)?,
+        };
+        report.workloads.extend(outcome.report(&trial));
+        report.interrupted = interrupted.load(Ordering::Relaxed);
+        if report.interrupted {
+            break;
+        }
+    }
+    if report.workloads.is_empty() {
+        return Err(Failure::new(FailureKind::Runtime, "interrupted before anything was measured"));
+    }
+    Ok(report)
+}
+
+fn backend_name(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Inprocess => "inprocess",
+        Backend::Tap => "tap",
+    }
+}
+
+/// One workload. Latency takes fewer samples than throughput: beside other workloads, `rr` takes half the time.
+fn trial(workload: Workload, options: &PairOptions) -> Trial {
+    let PairOptions { pairs, duration, seed, frame_bytes, .. } = *options;
+    let duration = match workload {
+        Workload::Rr if options.workloads.len() > 1 => (duration / 2).max(RR_AT_LEAST),
+        _ => duration,
+    };
+    Trial::new(workload, pairs, duration, seed, frame_bytes)
+}
+
+/// What came of a trial.
+struct Outcome {
+    /// Nothing, if it was interrupted before it was measured.
+    measured: Option<Measured>,
+    /// What the switch did for each VM, from before the first frame until all had ended.
+    vms: Vec<VmReport>,
+}
+
+impl Outcome {
+    fn between(
+        trial: &Trial,
+        measured: Option<Measured>,
+        before: Option<Snapshot>,
+        after: Option<Snapshot>,
+    ) -> Result<Outcome, Failure> {
+        let (Some(before), Some(after)) = (before, after) else {
+            return Err(Failure::new(FailureKind::Runtime, "the switch stopped during the measurement"));
+        };
+        let port = |snapshot: &Snapshot, vm: Vm| {
+            snapshot.ports.iter().find(|port| port.info.name == vm.name()).cloned()
+        };
+        let vm = |vm| Some(vm_report(&port(&before, vm)?, &port(&after, vm)?));
+        Ok(Outcome { measured, vms: trial.vms().filter_map(vm).collect() })
+    }
+
+    fn report(self, trial: &Trial) -> Option<WorkloadReport> {
+        let measured = self.measured?;
+        let rate = measured.per_second();
+        let payload_bytes_per_s = match trial.workload {
+            Workload::Stream => Some(rate),
+            Workload::Udp => Some(rate * trial.datagram_bytes() as f64),
+            Workload::Rr => None,
+        };
+        let latencies = trial.latencies_ns();
+        let latency_us = |ns: u64| (!latencies.is_empty()).then_some(ns as f64 / 1e3);
+        Some(WorkloadReport {
+            workload: trial.workload,
+            seconds: measured.elapsed.as_secs_f64(),
+            throughput_gbps: payload_bytes_per_s.map(|bytes| bytes * 8.0 / 1e9),
+            transactions_per_s: (trial.workload != Workload::Stream).then_some(rate),
+            p50_us: latency_us(latencies.value_at_quantile(0.5)),
+            p99_us: latency_us(latencies.value_at_quantile(0.99)),
+            max_us: latency_us(latencies.max()),
+            vms: self.vms,
+        })
+    }
+}
+
+/// What the switch did for one VM between two moments.
+fn vm_report(start: &PortStatus, end: &PortStatus) -> VmReport {
+    let counters = end.counters.clone().since(&start.counters);
+    let traffic = |frames, bytes, drops: [u64; DROP_REASONS]| Traffic {
+        frames,
+        bytes,
+        drops: DropReason::ALL.iter().copied().zip(drops).collect(),
+    };
+    let (tx, rx) = (counters.tx, counters.rx);
+    VmReport {
+        name: end.info.name.clone(),
+        tx: traffic(tx.frames, tx.bytes, counters.tx_drops),
+        rx: traffic(rx.frames, rx.bytes, counters.rx_drops),
+        transmit_calls: tx.entries,
+        receive_calls: rx.entries,
+        notifications: rx.notifications,
+        copies: rx.copies,
+        copied_bytes: rx.copied_bytes,
+    }
+}
+
+/// Waits for the threads of VMs, which have been told to stop.
+///
+/// # Errors
+/// The first VM that failed, and how.
+fn joined(threads: Vec<(Vm, ScopedJoinHandle<'_, Result<(), String>>)>) -> Result<(), Failure> {
+    let mut failed = None;
+    for (vm, thread) in threads {
+        let error = match thread.join() {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error,
+            // What it said is on standard error already.
+            Err(_) => "its thread panicked".to_owned(),
+        };
+        failed
+            .get_or_insert_with(|| Failure::new(FailureKind::Runtime, format!("VM {}: {error}", vm.name())));
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Names what could not be done in a failure.
+fn cannot(what: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Failure {
+    move |error| Failure::from_io(format_args!("cannot {what}"), &error)
+}

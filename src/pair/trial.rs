@@ -1,0 +1,276 @@
+//! A trial: one workload between all pairs at once, as everybody sees it who takes part.
+//!
+//! ```text
+//!   threads of the VMs                         the thread that watches
+//!   count what arrives ------- probes -------> is every pair up? does something arrive?
+//!   go on until <------------- stop ---------- the time is over, or something is wrong
+//! ```
+//!
+//! Measured is what arrives between two instants: the first when every pair is up, which takes the resolution of
+//! addresses, the learning of the switch and the handshake out; the second when the time is over. Nothing here
+//! waits without a deadline.
+
+use crate::cli::Workload;
+use crate::exit::{Failure, FailureKind};
+use crate::host::GuestBell;
+use crate::progress::Progress;
+use hdrhistogram::Histogram;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The port that servers listen on.
+pub(super) const SERVER_PORT: u16 = 5001;
+
+/// Bytes of an Ethernet, an IPv4 and a UDP header, in front of a datagram's payload.
+const UDP_HEADERS_BYTES: usize = 14 + 20 + 8;
+
+/// How long nothing may arrive at a pair: longer than TCP takes to try again a few times.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks at how it goes.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The longest round trip that is told apart from longer ones: none is longer than our patience.
+const LONGEST_NS: u64 = PATIENCE.as_nanos() as u64;
+
+/// Significant decimal digits of a latency.
+const LATENCY_DIGITS: u8 = 3;
+
+/// One workload between all pairs.
+pub(super) struct Trial {
+    pub(super) workload: Workload,
+    pub(super) duration: Duration,
+    /// Seeds whatever is random.
+    pub(super) seed: u64,
+    /// Bytes of each frame of [`Workload::Udp`].
+    frame_bytes: usize,
+    probes: Box<[Probe]>,
+    measuring: AtomicBool,
+    stopping: AtomicBool,
+    /// Who may sleep without a deadline of its own when it is time to stop.
+    sleepers: Mutex<Vec<Arc<GuestBell>>>,
+}
+
+/// What arrived at one pair: payload bytes of a stream, answers, or datagrams. On cache lines of its own, as the
+/// threads of other pairs write to theirs.
+#[repr(align(128))]
+struct Probe {
+    arrived: AtomicU64,
+    latencies_ns: Mutex<Histogram<u64>>,
+}
+
+/// One end of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Begins: connects, sends, asks.
+    Client,
+    /// Waits for the client.
+    Server,
+}
+
+/// A VM of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Vm {
+    /// Counted from 0.
+    pub(super) pair: usize,
+    pub(super) side: Side,
+}
+
+impl Vm {
+    /// The VM's number, from 0, among all of the trial.
+    pub(super) fn number(self) -> usize {
+        2 * self.pair + usize::from(self.side == Side::Server)
+    }
+
+    /// The name of the VM's port: `a0` talks to `b0`.
+    pub(super) fn name(self) -> String {
+        let side = if self.side == Side::Client { 'a' } else { 'b' };
+        format!("{side}{}", self.pair)
+    }
+}
+
+/// What was measured.
+pub(super) struct Measured {
+    /// From the first instant to the second.
+    pub(super) elapsed: Duration,
+    /// What arrived between the two, at all pairs: bytes, answers or datagrams, as the workload has it.
+    pub(super) arrived: u64,
+}
+
+/// Stops its trial when it goes, however that comes.
+pub(super) struct StopOnDrop<'t>(pub(super) &'t Trial);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        // A bell that joins later is of a thread that finds the trial stopped before it sleeps.
+        self.0.sleepers().iter().for_each(|bell| bell.ring());
+    }
+}
+
+impl Trial {
+    pub(super) fn new(
+        workload: Workload,
+        pairs: u16,
+        duration: Duration,
+        seed: u64,
+        frame_bytes: usize,
+    ) -> Trial {
+        let probe = || {
+            let histogram = Histogram::new_with_bounds(1, LONGEST_NS, LATENCY_DIGITS);
+            let latencies_ns = Mutex::new(histogram.expect("the bounds are constants that suit each other"));
+            Probe { arrived: AtomicU64::new(0), latencies_ns }
+        };
+        Trial {
+            workload,
+            duration,
+            seed,
+            frame_bytes,
+            probes: (0..pairs).map(|_| probe()).collect(),
+            measuring: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            sleepers: Mutex::default(),
+        }
+    }
+
+    /// The VMs in the order of their numbers.
+    pub(super) fn vms(&self) -> impl ExactSizeIterator<Item = Vm> + use<> {
+        (0..2 * self.probes.len()).map(|number| {
+            let side = if number % 2 == 0 { Side::Client } else { Side::Server };
+            Vm { pair: number / 2, side }
+        })
+    }
+
+    /// The seed of one pair's data.
+    pub(super) fn pair_seed(&self, pair: usize) -> u64 {
+        // An odd constant keeps the seeds of neighbouring runs and pairs apart.
+        self.seed.wrapping_add((pair as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// Bytes of a datagram's payload.
+    pub(super) fn datagram_bytes(&self) -> usize {
+        self.frame_bytes.saturating_sub(UDP_HEADERS_BYTES)
+    }
+
+    /// Whether the VMs are to end.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Has `bell` rung when the trial stops.
+    pub(super) fn wake_at_stop(&self, bell: Arc<GuestBell>) {
+        self.sleepers().push(bell);
+    }
+
+    fn sleepers(&self) -> MutexGuard<'_, Vec<Arc<GuestBell>>> {
+        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says how much has arrived at `pair` since the beginning. For the one thread of the pair that counts.
+    pub(super) fn arrived(&self, pair: usize, total: u64) {
+        self.probes[pair].arrived.store(total, Ordering::Relaxed);
+    }
+
+    /// Notes how long an answer took, if that is being measured.
+    pub(super) fn answered_in(&self, pair: usize, latency_ns: u64) {
+        if self.measuring.load(Ordering::Relaxed) {
+            lock(&self.probes[pair].latencies_ns).saturating_record(latency_ns);
+        }
+    }
+
+    /// The latencies of all pairs together, in nanoseconds.
+    pub(super) fn latencies_ns(&self) -> Histogram<u64> {
+        let mut sum = lock(&self.probes[0].latencies_ns).clone();
+        for probe in &self.probes[1..] {
+            sum.add(&*lock(&probe.latencies_ns)).expect("all have the same bounds");
+        }
+        sum
+    }
+
+    /// Watches the trial from its start to the end of its time, or until `interrupted`, and shows how it goes.
+    /// Answers what was measured; nothing if it was interrupted before that began.
+    ///
+    /// # Errors
+    /// Nothing arrives at some pair, or `ended` says that a VM is there no longer.
+    pub(super) fn watch(
+        &self,
+        interrupted: &AtomicBool,
+        ended: impl Fn() -> bool,
+        progress: &mut Progress,
+    ) -> Result<Option<Measured>, Failure> {
+        let mut last = vec![(0, Instant::now()); self.probes.len()];
+        while last.iter().any(|(arrived, _)| *arrived == 0) {
+            if interrupted.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            self.look(&mut last, &ended, LOOK_EVERY)?;
+        }
+
+        self.measuring.store(true, Ordering::Relaxed);
+        let (start, before) = (Instant::now(), self.total());
+        let measured = || Measured { elapsed: start.elapsed(), arrived: self.total() - before };
+        loop {
+            let so_far = measured();
+            let left = self.duration.saturating_sub(so_far.elapsed);
+            if left.is_zero() || interrupted.load(Ordering::Relaxed) {
+                self.measuring.store(false, Ordering::Relaxed);
+                return Ok(Some(so_far));
+            }
+            progress.update(so_far.elapsed, &self.in_words(&so_far));
+            self.look(&mut last, &ended, left.min(LOOK_EVERY))?;
+        }
+    }
+
+    /// Lets some time pass and looks whether something arrived at every pair within our patience.
+    fn look(
+        &self,
+        last: &mut [(u64, Instant)],
+        ended: &impl Fn() -> bool,
+        pause: Duration,
+    ) -> Result<(), Failure> {
+        std::thread::sleep(pause);
+        if ended() {
+            return Err(Failure::new(FailureKind::Runtime, "a VM ended before its time"));
+        }
+        for ((pair, probe), (seen, since)) in self.probes.iter().enumerate().zip(last) {
+            let arrived = probe.arrived.load(Ordering::Relaxed);
+            if arrived != *seen {
+                (*seen, *since) = (arrived, Instant::now());
+            } else if since.elapsed() >= PATIENCE {
+                let waited = PATIENCE.as_secs();
+                let [client, server] = [Side::Client, Side::Server].map(|side| Vm { pair, side }.name());
+                let message = format!("nothing arrived between {client} and {server} for {waited} s");
+                return Err(Failure::new(FailureKind::Runtime, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn total(&self) -> u64 {
+        self.probes.iter().map(|probe| probe.arrived.load(Ordering::Relaxed)).sum()
+    }
+
+    fn in_words(&self, measured: &Measured) -> String {
+        let rate = measured.per_second();
+        match self.workload {
+            Workload::Stream => format!("{:.2} Gb/s", rate * 8.0 / 1e9),
+            Workload::Rr => format!("{rate:.0} transactions/s"),
+            Workload::Udp => format!("{rate:.0} datagrams/s"),
+        }
+    }
+}
+
+impl Measured {
+    /// What arrived, a second.
+    pub(super) fn per_second(&self) -> f64 {
+        match self.elapsed.as_secs_f64() {
+            0.0 => 0.0,
+            seconds => self.arrived as f64 / seconds,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

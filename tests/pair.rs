@@ -1,0 +1,218 @@
+//! `hyper-switch pair` as a user runs it: real TCP between VMs, through the switch of a process of its own. The
+//! report is held against itself and against what must be true of any run; no speed is.
+//!
+//! What needs root is ignored aloud without it.
+
+use hyper_switch::cli::Workload;
+use hyper_switch::report::{PairReport, VmReport, WorkloadReport};
+use libtest_mimic::{Arguments, Completion, Trial};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+/// A user without rights: `nobody`.
+const NOBODY: u32 = 65_534;
+
+fn main() -> ExitCode {
+    let always = || None;
+    let trials = [
+        (
+            "a_stream_and_requests_cross_the_switch",
+            always as fn() -> Option<&'static str>,
+            stream_and_rr as fn(),
+        ),
+        ("two_pairs_talk_at_once", always, two_pairs),
+        ("datagrams_cross_the_switch", always, datagrams),
+        ("the_report_is_made_for_reading", always, readable),
+        ("an_interruption_leaves_a_report", always, interrupted),
+        ("namespaces_talk_over_taps", no_taps, taps),
+        ("taps_without_root_are_refused_with_advice", no_root, refused),
+    ];
+    let trials = trials.map(|(name, missing, test)| {
+        Trial::ignorable_test(name, move || {
+            Ok(match missing() {
+                Some(missing) => Completion::ignored_with(format!("skipped: {missing}")),
+                None => {
+                    test();
+                    Completion::Completed
+                }
+            })
+        })
+    });
+    // One at a time: a measurement takes all cores that there are.
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    libtest_mimic::run(&arguments, trials.into()).exit_code()
+}
+
+fn no_root() -> Option<&'static str> {
+    (!geteuid().is_root()).then_some("needs root")
+}
+
+fn no_taps() -> Option<&'static str> {
+    no_root().or_else(|| (!Path::new("/dev/net/tun").exists()).then_some("needs /dev/net/tun"))
+}
+
+fn pair(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hyper-switch"));
+    command.arg("pair").args(arguments.split_whitespace()).env_remove("RUST_LOG");
+    command
+}
+
+/// Runs `pair --json` and answers its report, which holds what any report must.
+fn measure(arguments: &str) -> PairReport {
+    let output = pair(arguments).arg("--json").output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    assert_eq!(complaint, "", "nobody watches a script");
+    let report: PairReport = serde_json::from_slice(&output.stdout).unwrap();
+    for workload in &report.workloads {
+        let names: Vec<_> = workload.vms.iter().map(|vm| vm.name.as_str()).collect();
+        let expected = (0..report.pairs).flat_map(|pair| [format!("a{pair}"), format!("b{pair}")]);
+        assert_eq!(names, expected.collect::<Vec<_>>());
+        for vm in &workload.vms {
+            check(vm);
+        }
+    }
+    report
+}
+
+/// One copy a packet, each with its header of 12 bytes; and nobody is silent.
+fn check(vm: &VmReport) {
+    assert!(vm.tx.frames > 0 && vm.rx.frames > 0, "{vm:?}");
+    assert_eq!(vm.copies, vm.rx.frames, "{vm:?}");
+    assert_eq!(vm.copied_bytes, vm.rx.bytes + 12 * vm.copies, "{vm:?}");
+    assert!(vm.transmit_calls > 0, "{vm:?}");
+}
+
+fn workloads<const N: usize>(report: &PairReport) -> [&WorkloadReport; N] {
+    report.workloads.iter().collect::<Vec<_>>().try_into().expect("as many workloads as were asked for")
+}
+
+/// Payload bytes that were measured, as the report has them.
+fn payload_bytes(workload: &WorkloadReport) -> f64 {
+    workload.throughput_gbps.unwrap() * 1e9 / 8.0 * workload.seconds
+}
+
+fn check_stream(stream: &WorkloadReport) {
+    assert_eq!((stream.workload, stream.transactions_per_s, stream.p50_us), (Workload::Stream, None, None));
+    let arrived: u64 = stream.vms.iter().filter(|vm| vm.name.starts_with('b')).map(|vm| vm.rx.bytes).sum();
+    // What the receivers' stacks were handed holds the payload that was measured.
+    assert!(payload_bytes(stream) > 0.0 && payload_bytes(stream) < arrived as f64, "{stream:?}");
+}
+
+fn check_rr(rr: &WorkloadReport) {
+    assert_eq!((rr.workload, rr.throughput_gbps), (Workload::Rr, None));
+    let [p50, p99, max] = [rr.p50_us, rr.p99_us, rr.max_us].map(Option::unwrap);
+    assert!(0.0 < p50 && p50 <= p99 && p99 <= max, "{rr:?}");
+    let requests: u64 = rr.vms.iter().filter(|vm| vm.name.starts_with('a')).map(|vm| vm.tx.frames).sum();
+    let transactions = rr.transactions_per_s.unwrap() * rr.seconds;
+    assert!(transactions > 0.0 && transactions < requests as f64, "{rr:?}");
+    let dropped: u64 = rr.vms.iter().map(|vm| vm.tx.drops.total() + vm.rx.drops.total()).sum();
+    assert_eq!(dropped, 0, "a question at a time overruns nobody: {rr:?}");
+}
+
+/// Holds that the defaults are a stream and then requests, that what is reported is consistent, and that the VMs
+/// entered the switch and were notified. By one pair in one process.
+fn stream_and_rr() {
+    let report = measure("--duration 1 --seed 7");
+    assert_eq!((report.backend.as_str(), report.pairs, report.seed), ("inprocess", 1, 7));
+    assert!(!report.interrupted);
+    let [stream, rr] = workloads(&report);
+    check_stream(stream);
+    check_rr(rr);
+    assert!(stream.seconds >= 1.0 && rr.seconds >= 1.0, "{report:?}");
+    for vm in stream.vms.iter().chain(&rr.vms) {
+        assert!(vm.receive_calls > 0 && vm.notifications > 0, "{vm:?}");
+    }
+    let receiver = &stream.vms[1].rx;
+    assert!(receiver.bytes / receiver.frames > 1_514, "segmentation frames cross whole: {receiver:?}");
+}
+
+/// Holds that two pairs run side by side and that each gets its own data. The streams have different seeds, so
+/// that one that went to the other pair would end the command as corrupt.
+fn two_pairs() {
+    let report = measure("--duration 0.5 --pairs 2");
+    let [stream, rr] = workloads(&report);
+    check_stream(stream);
+    check_rr(rr);
+    assert_eq!((report.pairs, stream.vms.len()), (2, 4));
+}
+
+/// Holds that datagrams arrive, that their size is what was asked for, and that every frame that was not
+/// delivered is a drop with a reason, or was under way at the end.
+fn datagrams() {
+    let report = measure("--workload udp --frame-bytes 200 --duration 0.5");
+    let [udp] = workloads(&report);
+    let [a, b] = &udp.vms[..] else { panic!("{udp:?}") };
+    let datagrams = udp.transactions_per_s.unwrap() * udp.seconds;
+    assert!(datagrams > 0.0 && datagrams <= b.rx.frames as f64, "{udp:?}");
+    assert!((payload_bytes(udp) / datagrams - 158.0).abs() < 1e-6, "{udp:?}");
+    assert!(b.rx.bytes <= 200 * b.rx.frames && b.rx.bytes >= 200 * (b.rx.frames - 2), "{udp:?}");
+    let dropped: u64 = a.tx.drops.total() + b.rx.drops.total();
+    let under_way = a.tx.frames.checked_sub(b.rx.frames + dropped).unwrap();
+    assert!(under_way <= 256, "more than the transmit ring has buffers: {udp:?}");
+}
+
+/// Holds that the tables say what the workloads came to, and that a script without `--json` is shown signs of
+/// life apart from them, on standard error.
+fn readable() {
+    let output = pair("--duration 1.1").output().unwrap();
+    let [tables, signs] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    for part in
+        ["1 pair (inprocess), seed 1\n", "transactions/s", "\nstream:\nvm ", "\nrr:\nvm ", "\na packet "]
+    {
+        assert!(tables.contains(part), "{part}: {tables}");
+    }
+    assert!(signs.starts_with("stream: 1 of 1.1 s, ") && signs.contains(" Gb/s\n"), "{signs}");
+}
+
+/// Holds that SIGINT ends a measurement early, with what was measured until then and no more workloads. Sent
+/// once the first sign of life has come, without which the test waits for its whole time.
+fn interrupted() {
+    let mut child = pair("--duration 60").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut sign = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut sign).unwrap();
+    assert!(sign.starts_with("stream: 1 of 60 s, "), "{sign}");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut tables = String::new();
+    child.stdout.as_mut().unwrap().read_to_string(&mut tables).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(tables.starts_with("1 pair (inprocess), seed 1, interrupted\n"), "{tables}");
+    assert!(tables.contains("\nstream:\n") && !tables.contains("\nrr:\n"), "{tables}");
+}
+
+/// Holds the same of kernels' TCP/IP in namespaces behind TAPs: all three workloads.
+fn taps() {
+    let report = measure("--backend tap --duration 0.5 --pairs 2");
+    assert_eq!(report.backend, "tap");
+    let [stream, rr] = workloads(&report);
+    check_stream(stream);
+    check_rr(rr);
+    let report = measure("--backend tap --workload udp --duration 0.5");
+    let [udp] = workloads(&report);
+    assert!(udp.transactions_per_s.unwrap() > 0.0, "{udp:?}");
+}
+
+/// Holds that TAPs without rights are refused with what is missing and what does without, and the documented exit
+/// code; and that the other backend indeed does without. By running as a user without rights.
+fn refused() {
+    // A copy, as the folder of the build may be closed to others.
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let program = folder.path().join("hyper-switch");
+    std::fs::copy(env!("CARGO_BIN_EXE_hyper-switch"), &program).unwrap();
+    rustix::fs::chmod(folder.path(), rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(arguments).uid(NOBODY).gid(NOBODY).env_remove("RUST_LOG").current_dir("/");
+        command.output().unwrap()
+    };
+    let output = run(&["pair", "--backend", "tap", "--duration", "0.1"]);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(4), &b""[..]));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("error: `pair --backend tap` needs root, or the capabilities"), "{said}");
+    assert!(said.contains("\nhelp: `pair --backend inprocess` measures the same"), "{said}");
+    let output = run(&["pair", "--workload", "rr", "--duration", "0.1", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
