@@ -144,7 +144,11 @@ impl Service {
                 && self.broken.insert(port.info.id)
             {
                 let name = &port.info.name;
-                tracing::error!(port = %name, %fault, "port is down; the others forward on");
+                tracing::error!(
+                    port = %name,
+                    %fault,
+                    "port is down, the others forward on; restart the switch once its interface is there again"
+                );
                 self.tell(Event::PortRemoved(port.info.id));
             }
         }
