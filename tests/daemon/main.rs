@@ -1,0 +1,78 @@
+//! The daemon as its user has it: the binary, with the kernel's TCP/IP at both ends of the switch, in network
+//! namespaces that vanish with the test. Nothing here touches an interface of the machine.
+//!
+//! | module | noun |
+//! | --- | --- |
+//! | [`world`] | the daemon's process, the guests on its ports, a VMM |
+//! | [`traffic`] | what guests send each other |
+//! | [`tap_ports`], [`packet_ports`], [`vlans`] | what arrives, and what the daemon says of it |
+//! | [`losses`] | interfaces that vanish, links that go down, addresses that move |
+//! | [`refusals`] | daemons that do not start, or do so in the place of one that was killed |
+//!
+//! What a test cannot have on this machine (root, `/dev/net/tun`, `ip`) it says, and is counted as ignored.
+//! Every wait is for a condition, with a deadline that only a failure reaches.
+
+#![allow(
+    unreachable_pub,
+    reason = "nothing is public in a program of tests; `pub` says what a module offers"
+)]
+
+mod losses;
+mod packet_ports;
+mod refusals;
+mod tap_ports;
+mod traffic;
+mod vlans;
+mod world;
+
+use hyper_switch_pvnet::namespace::Namespace;
+use libtest_mimic::{Arguments, Completion, Trial};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let trials = [
+        ("two_namespaces_talk_over_taps_and_the_daemon_accounts_for_it", KERNEL, tap_ports::talk as fn()),
+        ("a_stopped_daemon_sums_up_and_leaves_nothing", KERNEL, tap_ports::stop),
+        ("taps_that_a_vmm_owns_are_switched_by_packet_sockets", KERNEL, packet_ports::vmm),
+        ("the_ends_of_two_veths_are_switched_by_packet_sockets", KERNEL, packet_ports::veth),
+        ("access_ports_are_apart_and_a_trunk_carries_both", KERNEL, vlans::access_and_trunk),
+        ("a_tap_deleted_under_traffic_takes_its_port_down_alone", KERNEL, losses::tap_deleted),
+        ("a_vmm_that_goes_takes_its_port_down_alone", KERNEL, losses::vmm_gone),
+        ("a_link_that_is_down_costs_nothing_and_comes_back", KERNEL, losses::link_down),
+        ("traffic_follows_an_address_that_moves", KERNEL, losses::address_moves),
+        ("a_port_that_cannot_be_had_is_named_with_the_reason", KERNEL, refusals::ports),
+        ("without_rights_the_daemon_says_so", KERNEL, refusals::rights),
+        ("a_socket_of_a_living_daemon_is_refused_and_that_of_a_killed_one_taken", KERNEL, refusals::socket),
+    ];
+    let trials = trials.map(|(name, needs, test)| {
+        Trial::ignorable_test(name, move || {
+            Ok(match needs.iter().find_map(|need| need()) {
+                Some(missing) => Completion::ignored_with(format!("skipped: {missing}")),
+                None => {
+                    test();
+                    Completion::Completed
+                }
+            })
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+}
+
+type Need = fn() -> Option<String>;
+const KERNEL: &[Need] = &[namespaces, tun, iproute2];
+
+fn namespaces() -> Option<String> {
+    let error = Namespace::new().err()?;
+    Some(format!("needs root ({error})"))
+}
+
+fn tun() -> Option<String> {
+    let missing = !Path::new("/dev/net/tun").exists();
+    missing.then(|| "needs /dev/net/tun (load the module tun)".into())
+}
+
+fn iproute2() -> Option<String> {
+    let error = Command::new("ip").arg("-V").output().err()?;
+    Some(format!("needs the command ip of iproute2 ({error})"))
+}
