@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use hyper_switch_controlplane::control_plane::ControlPlane;
 use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
 use hyper_switch_controlplane::mac::MacEntry;
-use hyper_switch_dataplane::api::{Event, PortId, Request, VlanMode};
+use hyper_switch_dataplane::api::{Event, Nanos, PortId, Request, VlanMode};
 use hyper_switch_dataplane::counters::CoreActivity;
 use hyper_switch_dataplane::host::CoreId;
 use hyper_switch_dataplane::{
@@ -19,6 +19,9 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+#[cfg(test)]
+mod tests;
 
 /// How long an answer of the control plane is waited for.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
@@ -93,6 +96,14 @@ impl Runtime {
     /// # Errors
     /// The system gives us no thread or file descriptor.
     pub fn start(config: &HostConfig) -> io::Result<Runtime> {
+        Runtime::start_with_clock(config, now)
+    }
+
+    /// As [`Runtime::start`], with this clock for the control plane.
+    fn start_with_clock(
+        config: &HostConfig,
+        clock: impl Fn() -> Nanos + Clone + Send + 'static,
+    ) -> io::Result<Runtime> {
         let workers = config.workers.len() as u16;
         let cores = config.workers.len() + config.guests + 1;
         let seed = random_seed()?;
@@ -112,7 +123,7 @@ impl Runtime {
         let service_thread =
             std::thread::Builder::new().name("service".into()).spawn(move || service.run())?;
         let handle = ServiceHandle { orders, bell: bell.clone() };
-        let supervisor = Supervisor::start(config.learning, events_in, requests)?;
+        let supervisor = Supervisor::start(config.learning, clock, events_in, requests)?;
         let started = config.workers.iter().enumerate().map(|(number, pinned)| {
             Worker::start(number, *pinned, switch.clone(), core(number as u16), host.clone(), bell.clone())
         });
@@ -265,10 +276,11 @@ struct Supervisor {
 impl Supervisor {
     fn start(
         config: LearningConfig,
+        clock: impl Fn() -> Nanos + Clone + Send + 'static,
         events: Receiver<Event>,
         requests: Sender<Request>,
     ) -> io::Result<Supervisor> {
-        let start = move || ControlPlane::spawn(config, now, events.clone(), requests.clone());
+        let start = move || ControlPlane::spawn(config, clock.clone(), events.clone(), requests.clone());
         let plane = Arc::new(Mutex::new(Some(start()?)));
         let (stop, stopped) = bounded::<()>(0);
         let kept = plane.clone();

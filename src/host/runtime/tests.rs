@@ -1,0 +1,148 @@
+//! A control plane that dies, under a switch that goes on: in-process VMs talk TCP across it, and the control
+//! plane's clock panics whenever the test wants.
+
+use super::*;
+use hyper_switch_pvnet::guest::workload::{EchoServer, RequestClient, Workload};
+use hyper_switch_pvnet::guest::{Guest, GuestConfig, Hypercall, Poll, Stack};
+use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits for a condition; only a failure reaches the deadline.
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A VM's entries to the switch.
+struct Entries {
+    entrance: Entrance,
+    vm: PortId,
+    bell: Arc<GuestBell>,
+}
+
+impl Hypercall for Entries {
+    fn transmit(&mut self) {
+        self.entrance.transmit(self.vm);
+    }
+
+    fn receive(&mut self) {
+        self.entrance.receive(self.vm);
+    }
+
+    fn take_interrupt(&mut self) -> bool {
+        self.bell.take()
+    }
+}
+
+/// Runs VM number `n` on the calling thread until `done`.
+fn run_vm<W: Workload>(runtime: &Runtime, n: u16, done: &AtomicBool, work: impl FnOnce(&mut Stack) -> W) {
+    let mut guest = Guest::new(GuestConfig::numbered(n)).unwrap();
+    let mut work = work(guest.stack());
+    let nic = guest.nic();
+    let backend = VmBackend {
+        memory: nic.memory().clone(),
+        tx: nic.tx_layout(),
+        rx: nic.rx_layout(),
+        features: nic.queue_features(),
+        mergeable: true,
+        offloads: nic.offloads(),
+    };
+    let bell = Arc::new(GuestBell::of_this_thread());
+    let vm = runtime.attach_vm(&format!("vm{n}"), backend, bell.clone()).unwrap();
+    let mut entries = Entries { entrance: runtime.entrance().unwrap(), vm, bell };
+    while !done.load(Ordering::Relaxed) {
+        if let Poll::Idle { .. } = guest.poll(now().0, &mut entries, &mut work).unwrap() {
+            // Not for longer, so that the end of the test is seen.
+            entries.bell.wait(Some(Duration::from_millis(10)));
+        }
+    }
+}
+
+/// Two echo servers, on ports 7 and 8.
+fn servers(stack: &mut Stack) -> Vec<EchoServer> {
+    [7, 8].map(|port| EchoServer::new(stack, port).unwrap()).into()
+}
+
+/// A client of the echo server of VM 0 that counts its round trips, without end.
+fn client<'a>(stack: &mut Stack, port: u16, trips: &'a AtomicU64) -> impl Workload + use<'a> {
+    let server = SocketAddrV4::new(GuestConfig::numbered(0).ip, port);
+    let count = |_| {
+        trips.fetch_add(1, Ordering::Relaxed);
+    };
+    RequestClient::new(stack, server, None, count).unwrap()
+}
+
+/// Ends the VMs, also when the test fails.
+struct Finish<'a>(&'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The upcalls and the drops of a VM's port; zeroes as long as it has none.
+fn upcalls_and_drops(runtime: &Runtime, n: u16) -> (u64, u64) {
+    let ports = runtime.snapshot().unwrap().ports;
+    let port = ports.iter().find(|port| port.info.name == format!("vm{n}"));
+    port.map_or((0, 0), |port| {
+        let counters = &port.counters;
+        (counters.tx.upcalls, counters.tx_drops.iter().chain(&counters.rx_drops).sum())
+    })
+}
+
+/// Holds: while the control plane dies, and dies again whenever it is started, two VMs whose flows are there talk
+/// on without a drop or an upcall, and what a third one sends is dropped in time and counted. The control plane
+/// that lives then knows what the first one had known, and the third VM comes to talk.
+#[test]
+fn the_switch_outlives_its_control_plane() {
+    let (broken, deaths) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (breaks, died) = (broken.clone(), deaths.clone());
+    let clock = move || {
+        if breaks.load(Ordering::Relaxed) {
+            died.fetch_add(1, Ordering::Relaxed);
+            // A panic without its report.
+            std::panic::resume_unwind(Box::new("the clock is broken"));
+        }
+        now()
+    };
+    let config = HostConfig { workers: vec![], guests: 3, learning: LearningConfig::default() };
+    let runtime = Runtime::start_with_clock(&config, clock).unwrap();
+    let (done, first, late) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let macs_known = || runtime.macs().map_or(0, |macs| macs.len());
+    let talking = || [0, 1].map(|n| upcalls_and_drops(&runtime, n));
+
+    thread::scope(|scope| {
+        let _finish = Finish(&done);
+        scope.spawn(|| run_vm(&runtime, 0, &done, servers));
+        scope.spawn(|| run_vm(&runtime, 1, &done, |stack| client(stack, 7, &first)));
+        wait_until("the VMs talk", || first.load(Ordering::Relaxed) >= 100);
+        let before = talking();
+        assert!(before.iter().all(|(_, drops)| *drops == 0), "{before:?}");
+
+        broken.store(true, Ordering::Relaxed);
+        // The last question that it answers, if it does: what wakes it makes it look at its clock.
+        wait_until("the control plane has ended", || runtime.macs().is_none());
+        scope.spawn(|| run_vm(&runtime, 2, &done, |stack| client(stack, 8, &late)));
+        wait_until("what nobody decides on is dropped", || upcalls_and_drops(&runtime, 2).1 > 0);
+        wait_until("each new control plane dies", || deaths.load(Ordering::Relaxed) >= 3);
+        let so_far = first.load(Ordering::Relaxed);
+        wait_until("the VMs talk on", || first.load(Ordering::Relaxed) >= so_far + 1000);
+        assert_eq!(runtime.macs(), None, "there was none all the time");
+        assert_eq!(talking(), before, "nothing missed, nothing was dropped");
+        assert_eq!(late.load(Ordering::Relaxed), 0);
+
+        broken.store(false, Ordering::Relaxed);
+        wait_until("the addresses are known again", || macs_known() >= 2);
+        wait_until("the late VM talks", || late.load(Ordering::Relaxed) >= 100);
+        assert_eq!(macs_known(), 3);
+        assert!(talking().iter().all(|(_, drops)| *drops == 0));
+    });
+}
