@@ -19,7 +19,7 @@ mod transmit;
 
 pub use control::{AttachError, Barrier, Control, PortStatus};
 
-use crate::api::{Nanos, PortId};
+use crate::api::{FlowKey, Nanos, PortId};
 use crate::claim::Word;
 use crate::counters::{self, CoreActivity, CoreCounters, LivePort};
 use crate::epoch::{Epochs, Inside};
@@ -192,6 +192,21 @@ impl Switch {
     pub fn frames_wait(&self, cx: &mut CoreContext, vm: PortId) -> bool {
         let _inside = self.enter_epoch(cx);
         self.port(vm).is_some_and(|port| !port.waiting.is_empty())
+    }
+
+    /// How many of `keys` some installed flow covers, each looked up as a packet's would be, but not counted: for
+    /// benches and tests of lookup alone.
+    pub fn covered(&self, cx: &mut CoreContext, keys: &[FlowKey]) -> usize {
+        let _inside = self.enter_epoch(cx);
+        let covers = |key: &&FlowKey| {
+            let hash = self.table.hash(key);
+            if cx.cache.guess(hash).and_then(|index| self.table.covering(index, key)).is_some() {
+                return true;
+            }
+            let found = self.table.find(key);
+            found.inspect(|flow| cx.cache.insert(hash, flow.index)).is_some()
+        };
+        keys.iter().filter(covers).count()
     }
 
     fn enter_epoch(&self, cx: &mut CoreContext) -> Inside<'_> {

@@ -262,7 +262,7 @@ impl DeviceQueue {
     /// Copies an indirect table into memory of our own, so that the walk reads nothing twice, and answers
     /// its descriptors. Longer tables than a chain may use are cut: the rest is out of the chain's reach.
     fn copy_indirect(&self, desc: Desc, into: &mut Indirect) -> Result<u32, RingFault> {
-        if desc.len == 0 || desc.len % DESC_BYTES != 0 {
+        if desc.len == 0 || !desc.len.is_multiple_of(DESC_BYTES) {
             return Err(RingFault::IndirectBytes(desc.len));
         }
         let bytes = desc.len.min((MAX_SEGMENTS as u32) * DESC_BYTES);
