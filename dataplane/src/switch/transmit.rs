@@ -570,8 +570,13 @@ impl<'a, H: Host> Entry<'a, H> {
         match verdict {
             Verdict::Drop => self.drop_frame(port, tx, slot, DropReason::ControlPlane),
             Verdict::Execute(actions) => self.execute(outputs, port, tx, (slot, &key, hash), actions),
-            Verdict::Retry => match self.find_in_table(cache, &key, hash) {
-                Some(flow) => {
+            Verdict::Retry => {
+                // One before it may have missed again, and so asked again: then it waits behind that one, even
+                // if the flow has come meanwhile. No other of its flow has an upcall of its own.
+                let asked = |other: &Held| other.hash == hash && other.upcall.is_some() && !other.by_action;
+                let behind = tx.held.iter().any(asked);
+                let found = if behind { None } else { self.find_in_table(cache, &key, hash) };
+                if let Some(flow) = found {
                     self.count_flow(flow.index, bytes);
                     let single;
                     let actions = match flow.decision() {
@@ -581,19 +586,14 @@ impl<'a, H: Host> Entry<'a, H> {
                         }
                         Decision::Program(program) => &program.actions,
                     };
-                    self.execute(outputs, port, tx, (slot, &key, hash), actions);
+                    return self.execute(outputs, port, tx, (slot, &key, hash), actions);
                 }
-                None => {
-                    // Asked again, and its patience goes on: what waits behind it waits behind the new upcall.
-                    let asked =
-                        |other: &Held| other.hash == hash && other.upcall.is_some() && !other.by_action;
-                    let waiting = tx.held.iter().any(asked);
-                    self.hold(port, tx, slot, &key, hash, (!waiting).then_some(UpcallReason::Miss));
-                    if let Some(again) = tx.held.back_mut().filter(|again| again.slot == slot) {
-                        again.since_ms = held.since_ms;
-                    }
+                self.hold(port, tx, slot, &key, hash, (!behind).then_some(UpcallReason::Miss));
+                // Its patience goes on.
+                if let Some(again) = tx.held.back_mut().filter(|again| again.slot == slot) {
+                    again.since_ms = held.since_ms;
                 }
-            },
+            }
         }
     }
 
