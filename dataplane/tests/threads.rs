@@ -1,0 +1,248 @@
+//! Several threads, each a core of its own, transmit and receive for any VM at the same time, while the control
+//! changes flows, decides on packets that wait and replaces a port. In the end everything is drained: every
+//! buffer has come back, every ledger is even, and at every receiver every stream came in order, none twice.
+
+mod support;
+
+use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, Verdict};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
+use hyper_switch_dataplane::{Control, CoreContext, Switch, SwitchConfig};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use support::{Bench, TestVm, VmConfig, frame};
+
+/// Worker threads, each with a VM whose driver it is.
+const WORKERS: usize = 3;
+const ROUNDS: u64 = 3000;
+const BURST: u64 = 8;
+
+/// A host for threads: its clock is moved by whoever wants, and it counts what it is asked.
+#[derive(Default)]
+struct SharedHost {
+    now: AtomicU64,
+    notified: AtomicUsize,
+}
+
+impl Host for SharedHost {
+    fn now(&self) -> Nanos {
+        Nanos(self.now.load(Ordering::Relaxed))
+    }
+    fn run_state(&self, _: PortId) -> RunState {
+        RunState::Preempted
+    }
+    fn notify(&self, _: PortId) {
+        self.notified.fetch_add(1, Ordering::Relaxed);
+    }
+    fn idle_cores(&self) -> CoreSet {
+        CoreSet::EMPTY
+    }
+    fn wake(&self, _: CoreId) {}
+    fn arm(&self, _: PortId, _: Nanos) {}
+}
+
+/// One VM's driver, and what it has seen of each sender.
+struct Driver {
+    vm: TestVm,
+    /// The number of its first frame: a port's streams go on where those of its predecessor ended.
+    first: u64,
+    sent: u64,
+    seen: HashMap<[u8; 6], u64>,
+    received: u64,
+}
+
+impl Driver {
+    fn new(control: &mut Control, first: u64) -> Driver {
+        let config = VmConfig { rx_buffer_bytes: 2048, ..VmConfig::default() };
+        let vm = TestVm::attach(control, "vm", config);
+        Driver { vm, first, sent: first, seen: HashMap::new(), received: 0 }
+    }
+
+    fn send(&mut self) {
+        self.vm.completions();
+        for _ in 0..BURST {
+            let bytes = 60 + (self.sent as usize * 37) % 1400;
+            if self.vm.send(&frame(self.vm.port, PortId(0), bytes, self.sent)) {
+                self.sent += 1;
+            }
+        }
+    }
+
+    fn receive(&mut self) {
+        for bytes in self.vm.received_frames() {
+            let source: [u8; 6] = *bytes[6..].first_chunk().expect("a whole frame");
+            let number = u64::from_be_bytes(*bytes[14..].first_chunk().expect("a whole frame"));
+            let sender = PortId(u16::from_be_bytes([source[4], source[5]]));
+            assert_eq!(bytes, frame(sender, PortId(0), bytes.len(), number), "the frame is intact");
+            let next = self.seen.entry(source).or_default();
+            assert!(number >= *next, "frame {number} of port {sender} came after {next}");
+            *next = number + 1;
+            self.received += 1;
+        }
+    }
+}
+
+/// A core's part: it serves its own VM, and any other as well.
+fn work(switch: &Switch, cx: &mut CoreContext, host: &SharedHost, driver: &mut Driver, others: u16) {
+    for round in 0..ROUNDS {
+        driver.send();
+        switch.transmit(cx, host, driver.vm.port);
+        let other = PortId(((round * 7 + u64::from(driver.vm.port.0)) % u64::from(others)) as u16);
+        match round % 5 {
+            0 => drop(switch.transmit(cx, host, other)),
+            1 => drop(switch.receive(cx, host, other)),
+            2 => drop(switch.expire(cx, host, other)),
+            3 => drop(switch.idle(cx, host)),
+            _ => {}
+        }
+        switch.receive(cx, host, driver.vm.port);
+        driver.receive();
+    }
+}
+
+fn spec(id: u64, from: PortId, actions: &[Action]) -> FlowSpec {
+    let key = FlowKey { in_port: from.0.into(), ..FlowKey::ZERO };
+    let mask = FlowKey { in_port: u32::MAX, ..FlowKey::ZERO };
+    FlowSpec { id: FlowId(id), matches: Match::new(key, mask), actions: actions.into() }
+}
+
+/// The control's part, until the workers are done: flows come, change and go; upcalls are answered; the last
+/// port is detached and attached again. Answers how often that was.
+fn control(
+    control: &mut Control,
+    cx: &mut CoreContext,
+    host: &SharedHost,
+    ports: &[PortId],
+    guest: &mut Driver,
+    done: impl Fn() -> bool,
+) -> u64 {
+    let sets = |round: u64| -> Vec<Action> {
+        let chosen = ports.iter().enumerate().filter(|(at, _)| round >> at & 1 != 0);
+        chosen.map(|(_, port)| Action::Output(*port)).chain([Action::Output(guest.vm.port)]).collect()
+    };
+    let sets: Vec<_> = (0..8).map(sets).collect();
+    let (mut id, mut replaced) = (0, 0);
+    let mut installed = vec![None; ports.len()];
+    let mut leaving = false;
+    // At least so many, however fast the workers are.
+    for round in 0_u64.. {
+        if done() && round > 200 {
+            if !leaving {
+                break;
+            }
+            // Nobody takes what the guest has sent any more, so that only patience ends its leaving.
+            host.now.fetch_add(1_000_000_000, Ordering::Relaxed);
+            for port in ports {
+                control.switch().clone().expire(cx, host, *port);
+            }
+        }
+        let at = round as usize % ports.len();
+        let actions = &sets[(round / 3 % 8) as usize];
+        match installed[at] {
+            None => {
+                id += 1;
+                control.install(&spec(id, ports[at], actions), Nanos(0)).expect("there is room");
+                installed[at] = Some(FlowId(id));
+            }
+            Some(flow) if round % 11 == 0 => {
+                assert!(control.remove(flow));
+                installed[at] = None;
+                let barrier = control.barrier();
+                while !control.passed(barrier) {
+                    std::thread::yield_now();
+                }
+            }
+            Some(flow) => assert_eq!(control.modify(flow, &actions[..].into()), Ok(true)),
+        }
+        // A bounded number: what is tried again without a flow asks at once.
+        for _ in 0..4 {
+            let Some(upcall) = control.next_upcall() else { break };
+            let verdict = match round % 3 {
+                0 => Verdict::Drop,
+                1 => Verdict::Execute(actions[..].into()),
+                _ => Verdict::Retry,
+            };
+            control.resolve(cx, host, upcall.id, verdict);
+        }
+        // The guest that comes and goes sends and receives, too.
+        if !leaving {
+            guest.send();
+            control.switch().clone().transmit(cx, host, guest.vm.port);
+            control.switch().clone().receive(cx, host, guest.vm.port);
+        }
+        guest.receive();
+        if round % 20 == 19 && !leaving {
+            while control.switch().clone().transmit(cx, host, guest.vm.port).frames > 0 {}
+            assert!(control.detach(guest.vm.port));
+            leaving = true;
+        }
+        if leaving && control.reap(cx, host) {
+            guest.receive();
+            guest.vm.completions();
+            assert_eq!(guest.vm.outstanding(), 0, "a port that is gone has its buffers back");
+            let number = guest.vm.port;
+            *guest = Driver::new(control, guest.sent);
+            assert_eq!(guest.vm.port, number);
+            (leaving, replaced) = (false, replaced + 1);
+        }
+    }
+    replaced
+}
+
+#[test]
+fn cores_and_control_at_the_same_time() {
+    let config = SwitchConfig {
+        max_ports: WORKERS + 1,
+        cores: WORKERS + 1,
+        max_flows: 8,
+        rx_queue_frames: 64,
+        held_frames: 16,
+        ..SwitchConfig::default()
+    };
+    let mut bench = Bench::with(config);
+    let host = SharedHost::default();
+    let mut drivers: Vec<_> = (0..WORKERS).map(|_| Driver::new(&mut bench.control, 0)).collect();
+    let mut guest = Driver::new(&mut bench.control, 0);
+    let ports: Vec<_> = drivers.iter().map(|driver| driver.vm.port).collect();
+    let (done, switch) = (AtomicUsize::new(0), bench.switch.clone());
+    let replaced = std::thread::scope(|scope| {
+        for (driver, core) in drivers.iter_mut().zip(1..) {
+            let (switch, host, done): (&Arc<Switch>, _, _) = (&switch, &host, &done);
+            scope.spawn(move || {
+                let mut cx = switch.core_context(CoreId(core)).expect("a core of its own");
+                work(switch, &mut cx, host, driver, WORKERS as u16 + 1);
+                done.fetch_add(1, Ordering::Release);
+            });
+        }
+        let done = || done.load(Ordering::Acquire) == WORKERS;
+        control(&mut bench.control, &mut bench.cx, &host, &ports, &mut guest, done)
+    });
+    assert!(drivers.iter().all(|driver| driver.received > 0));
+    assert!(replaced > 0, "the guest was replaced while the others worked");
+
+    // Everyone takes what there is, and time passes for what still waits for a decision.
+    host.now.fetch_add(5_000_000_000, Ordering::Relaxed);
+    drivers.push(guest);
+    for _ in 0..4 {
+        for driver in &mut drivers {
+            switch.transmit(&mut bench.cx, &host, driver.vm.port);
+            switch.receive(&mut bench.cx, &host, driver.vm.port);
+            driver.receive();
+        }
+    }
+    for driver in &mut drivers {
+        switch.expire(&mut bench.cx, &host, driver.vm.port);
+    }
+    for driver in &mut drivers {
+        driver.vm.completions();
+        assert_eq!(driver.vm.outstanding(), 0, "every buffer has come back");
+        let status = bench.control.port(driver.vm.port).unwrap();
+        assert_eq!((status.in_flight, status.waiting, status.held), (0, 0, 0));
+        assert_eq!(status.counters.tx.frames, driver.sent - driver.first, "every frame was taken once");
+        assert_eq!(status.counters.rx.frames, driver.received, "every frame was delivered once");
+        let (tx, rx) = (status.counters.tx, status.counters.rx);
+        let drops = |drops: &[u64]| drops.iter().sum::<u64>();
+        assert_eq!(tx.frames + tx.replicated, tx.forwarded + drops(&status.counters.tx_drops));
+        assert_eq!(rx.offered, rx.frames + drops(&status.counters.rx_drops));
+    }
+}
