@@ -297,3 +297,32 @@ impl FrameStore {
         copies.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! A reference keeps what is put into it, and a frame is free after its last copy.
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn a_reference_keeps_its_parts(port in 0..0x8000_u16, slot: u16, edit: u16, queued_ms: u16, waited: u16) {
+            let frame = FrameRef::new(PortId(port), slot, edit, queued_ms);
+            assert_eq!((frame.port(), frame.slot(), frame.edit()), (PortId(port), slot, edit));
+            assert_eq!(frame.waited_ms(queued_ms.wrapping_add(waited)), waited, "also across the wrap");
+            assert_eq!(FrameRef::from_word(frame.word().get()), Some(frame));
+        }
+    }
+
+    #[test]
+    fn a_frame_is_free_after_its_last_copy() {
+        let store = FrameStore::new(4, true, 0);
+        for copies in 1..5 {
+            store.set_copies(2, copies);
+            for left in (0..copies).rev() {
+                assert_eq!((store.is_free(2), store.in_flight()), (false, 1));
+                assert_eq!(store.copied(2), left == 0);
+            }
+            assert_eq!((store.is_free(2), store.in_flight()), (true, 0));
+        }
+    }
+}

@@ -546,3 +546,219 @@ fn single(actions: &[Action]) -> u32 {
         _ => SEE_PROGRAM,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! The table and the cache in front of it against a list that is searched from end to end; the bounds on
+    //! flows and masks, and when places are used again.
+    use super::*;
+    use crate::flow::cache::ExactMatchCache;
+    use proptest::prelude::*;
+
+    const FLOWS: usize = 6;
+    const MASKS: usize = 4;
+
+    struct Model {
+        table: FlowTable,
+        epochs: Epochs,
+        writer: FlowWriter,
+        cache: ExactMatchCache,
+        flows: Vec<(FlowId, FlowIndex, FlowSpec)>,
+        next: u64,
+    }
+
+    fn actions(number: u16) -> Arc<[Action]> {
+        // Both kinds of program, the single output and the one that must be read.
+        let outputs = [Action::Output(PortId(number)), Action::Output(PortId(number))];
+        outputs[..1 + usize::from(number % 2)].into()
+    }
+
+    impl Model {
+        fn new() -> Model {
+            Model {
+                table: FlowTable::new(FLOWS, MASKS, 1),
+                epochs: Epochs::new(2),
+                writer: FlowWriter::new(FLOWS),
+                cache: ExactMatchCache::new(),
+                flows: Vec::new(),
+                next: 0,
+            }
+        }
+
+        fn install(&mut self, matches: Match) -> Result<FlowId, InstallError> {
+            self.next += 1;
+            let id = FlowId(self.next);
+            let spec = FlowSpec { id, matches, actions: actions(self.next as u16) };
+            let index = self.writer.install(&self.table, &self.epochs, &spec, Nanos(0))?;
+            self.flows.push((id, index, spec));
+            Ok(id)
+        }
+
+        fn remove(&mut self, at: usize) {
+            let (id, index, _) = self.flows.remove(at);
+            assert_eq!(self.writer.remove(&self.table, &self.epochs, id), Some(index));
+        }
+
+        fn masks(&self) -> usize {
+            let masks = self.flows.iter().map(|(_, _, spec)| spec.matches.mask);
+            masks.collect::<std::collections::HashSet<_>>().len()
+        }
+
+        /// Looks a key up as a core does, and holds that against the list.
+        fn check(&mut self, key: &FlowKey) {
+            let expected = self.flows.iter().find(|(_, _, spec)| spec.matches.covers(key));
+            let found = self.table.find(key);
+            assert_eq!(found.map(|flow| flow.index), expected.map(|(_, index, _)| *index));
+            let hash = self.table.hash(key);
+            let cached = self.cached(key, hash);
+            assert!(
+                cached.is_none() || cached == found.map(|flow| flow.index),
+                "the cache forgets, never lies"
+            );
+            let (Some(flow), Some((_, _, spec))) = (found, expected) else { return };
+            match flow.decision() {
+                Decision::Single(port) => assert_eq!(spec.actions[..], [Action::Output(port)]),
+                Decision::Program(program) => {
+                    assert_eq!((&program.actions, program.outputs), (&spec.actions, spec.actions.len()));
+                }
+            }
+            self.cache.insert(hash, flow.index);
+            assert_eq!(self.cached(key, hash), Some(flow.index));
+        }
+
+        /// What a core finds by its cache alone.
+        fn cached(&self, key: &FlowKey, hash: u64) -> Option<FlowIndex> {
+            let guess = self.cache.guess(hash)?;
+            self.table.covering(guess, key).map(|flow| flow.index)
+        }
+    }
+
+    /// Keys of few bits, so that they meet: in the first cache line and, now and then, in the second.
+    fn key() -> impl Strategy<Value = FlowKey> {
+        (0..4_u32, 0..4_u32, 0..4_u16, 0..3_u8).prop_map(|(in_port, ip4_dst, l4_dst, cold)| {
+            let mut key = FlowKey { in_port, ip4_dst, l4_dst, ..FlowKey::ZERO };
+            key.ip6_src[15] = cold;
+            key.with_flags()
+        })
+    }
+
+    /// A match that fixes any of the bits that keys differ in.
+    fn matches() -> impl Strategy<Value = Match> {
+        (key(), key()).prop_map(|(key, mask)| Match::new(key, mask))
+    }
+
+    #[derive(Clone, Debug)]
+    enum Operation {
+        Install(Match),
+        Remove(usize),
+        Modify(usize, u16),
+        Lookup(FlowKey),
+        Reclaim,
+    }
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        prop_oneof![
+            4 => matches().prop_map(Operation::Install),
+            2 => (0..FLOWS).prop_map(Operation::Remove),
+            1 => (0..FLOWS, 0..100_u16).prop_map(|(at, number)| Operation::Modify(at, number)),
+            8 => key().prop_map(Operation::Lookup),
+            1 => Just(Operation::Reclaim),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_list_of_flows(operations in prop::collection::vec(operation(), 0..300)) {
+            let mut model = Model::new();
+            for operation in operations {
+                match operation {
+                    Operation::Install(matches) => {
+                        let overlaps = |other: &Match| {
+                            let both = other.mask.words().iter().zip(matches.mask.words());
+                            let keys = other.key.words().iter().zip(matches.key.words());
+                            both.zip(keys).all(|((m, n), (k, l))| (k ^ l) & m & n == 0)
+                        };
+                        let same = model.flows.iter().find(|(_, _, spec)| spec.matches == matches);
+                        let new_mask = !model.flows.iter().any(|(_, _, spec)| spec.matches.mask == matches.mask);
+                        let expected = if let Some((id, _, _)) = same {
+                            Err(InstallError::Exists(*id))
+                        } else if model.flows.iter().any(|(_, _, spec)| overlaps(&spec.matches)) {
+                            // The control plane never asks for those.
+                            continue;
+                        } else if new_mask && model.masks() == MASKS {
+                            Err(InstallError::TooManyMasks(MASKS))
+                        } else if model.flows.len() == FLOWS {
+                            Err(InstallError::TableFull(FLOWS))
+                        } else {
+                            Ok(FlowId(model.next + 1))
+                        };
+                        assert_eq!(model.install(matches), expected);
+                    }
+                    Operation::Remove(at) if at < model.flows.len() => model.remove(at),
+                    Operation::Modify(at, number) if at < model.flows.len() => {
+                        let (id, _, spec) = &mut model.flows[at];
+                        spec.actions = actions(number);
+                        assert!(model.writer.modify(&model.table, &model.epochs, *id, &spec.actions));
+                    }
+                    Operation::Lookup(key) => model.check(&key),
+                    Operation::Reclaim => model.writer.reclaim(&model.table, &model.epochs),
+                    _ => {}
+                }
+                assert_eq!((model.table.masks(), model.writer.len()), (model.masks(), model.flows.len()));
+            }
+        }
+    }
+
+    fn exactly(in_port: u32) -> Match {
+        Match::new(FlowKey { in_port, ..FlowKey::ZERO }, FlowKey { in_port: u32::MAX, ..FlowKey::ZERO })
+    }
+
+    /// Holds that a place is not used again while a core may look at it, that there are no more places than
+    /// flows, and that a refused flow leaves nothing behind.
+    #[test]
+    fn a_place_is_used_again_when_every_core_has_left() {
+        let mut model = Model::new();
+        (0..FLOWS as u32).for_each(|port| drop(model.install(exactly(port)).unwrap()));
+        let epochs = std::mem::replace(&mut model.epochs, Epochs::new(1));
+        let inside = epochs.enter(0);
+        let (id, index, _) = model.flows.remove(2);
+        assert_eq!(model.writer.remove(&model.table, &epochs, id), Some(index));
+        let spec = FlowSpec { id: FlowId(100), matches: exactly(50), actions: actions(1) };
+        let install = |model: &mut Model| model.writer.install(&model.table, &epochs, &spec, Nanos(0));
+        assert_eq!(install(&mut model), Err(InstallError::TableFull(FLOWS)));
+        assert!(model.table.find(&FlowKey { in_port: 2, ..FlowKey::ZERO }).is_none());
+        drop(inside);
+        assert_eq!(install(&mut model), Ok(index));
+        assert_eq!(model.table.find(&spec.matches.key).map(|flow| flow.index), Some(index));
+    }
+
+    #[test]
+    fn an_id_names_one_flow() {
+        let mut model = Model::new();
+        let id = model.install(exactly(1)).unwrap();
+        let spec = FlowSpec { id, matches: exactly(2), actions: actions(1) };
+        let again = model.writer.install(&model.table, &model.epochs, &spec, Nanos(0));
+        assert_eq!(again, Err(InstallError::DuplicateId(id)));
+    }
+
+    /// Holds that one mask's table grows with its flows and is swept of removed ones, losing none, however often
+    /// flows come and go.
+    #[test]
+    fn a_subtable_grows_and_is_swept() {
+        const MANY: u32 = 1000;
+        let (table, epochs) = (FlowTable::new(MANY as usize, 1, 7), Epochs::new(1));
+        let mut writer = FlowWriter::new(MANY as usize);
+        let mut spec =
+            |port: u32| FlowSpec { id: FlowId(port.into()), matches: exactly(port), actions: actions(1) };
+        for port in 0..MANY {
+            writer.install(&table, &epochs, &spec(port), Nanos(0)).unwrap();
+        }
+        for port in MANY..5 * MANY {
+            assert!(writer.remove(&table, &epochs, FlowId(u64::from(port - MANY))).is_some());
+            writer.install(&table, &epochs, &spec(port), Nanos(0)).unwrap();
+        }
+        let live = (0..5 * MANY).filter(|port| table.find(&exactly(*port).key).is_some());
+        assert_eq!(live.collect::<Vec<_>>(), Vec::from_iter(4 * MANY..5 * MANY));
+        assert!(writer.retired.len() <= 1, "what was replaced is freed as changes go on");
+    }
+}
