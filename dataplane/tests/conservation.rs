@@ -327,7 +327,7 @@ fn frame(sender: Sender, stream: u8, number: u64, bytes: usize) -> Vec<u8> {
     frame.extend([0x88, 0xb5]);
     frame.extend(sender.to_be_bytes());
     frame.extend(number.to_be_bytes());
-    frame.extend((HEAD_BYTES..bytes).map(|at| (at as u64 * 31 ^ number ^ sender) as u8));
+    frame.extend((HEAD_BYTES..bytes).map(|at| ((at as u64 * 31) ^ number ^ sender) as u8));
     frame
 }
 

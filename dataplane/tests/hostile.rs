@@ -137,8 +137,11 @@ impl<'a> RawRing<'a> {
     }
 }
 
+/// Tells a lie.
+type Lie = Box<dyn Fn(&mut RawRing<'_>)>;
+
 /// The lies that can be told about either ring. `flags` are those of an honest buffer there.
-fn lies(flags: u16) -> Vec<(RingFault, Box<dyn Fn(&mut RawRing<'_>)>)> {
+fn lies(flags: u16) -> Vec<(RingFault, Lie)> {
     const OUTSIDE: u64 = 1 << 40;
     let outside = |addr, bytes| RingFault::Memory(MemoryFault { addr, bytes });
     let range = |index| RingFault::DescriptorIndex { index, size: SLOTS.into() };

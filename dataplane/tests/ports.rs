@@ -343,7 +343,7 @@ fn check_wire(received: &[(VnetHdr, Vec<u8>)], payload: &[u8]) {
 
 /// What is behind a port in the test of offloads.
 enum End {
-    Vm(TestVm),
+    Vm(Box<TestVm>),
     Device(std::sync::Arc<ScriptedDevice>, PortId),
 }
 
@@ -354,7 +354,7 @@ impl End {
             let port = device.attach(bench, "device");
             return End::Device(device, port);
         }
-        End::Vm(bench.vm_with("vm", VmConfig { offloads, ..VmConfig::default() }))
+        End::Vm(Box::new(bench.vm_with("vm", VmConfig { offloads, ..VmConfig::default() })))
     }
 
     fn port(&self) -> PortId {
