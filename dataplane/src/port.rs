@@ -221,9 +221,10 @@ impl Port {
 
     pub(crate) fn state(&self) -> PortState {
         match self.state.load(Ordering::Acquire) {
-            // SAFETY: in state FAULTED the fault is not written any more.
             FAULTED => {
-                PortState::Faulted(unsafe { *self.fault.get() }.expect("a faulted port has its fault"))
+                // SAFETY: in state FAULTED the fault is not written any more.
+                let fault = unsafe { *self.fault.get() };
+                PortState::Faulted(fault.expect("a faulted port has its fault"))
             }
             LEAVING => PortState::Leaving,
             _ => PortState::Up,

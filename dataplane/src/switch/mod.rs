@@ -103,7 +103,6 @@ impl Switch {
     ///
     /// # Panics
     /// If `config` asks for more ports than a port number can tell apart, or more patience than 30 s.
-    #[expect(clippy::new_ret_no_self, reason = "a switch comes with its control")]
     pub fn new(config: SwitchConfig) -> (Arc<Switch>, Control) {
         assert!(config.max_ports <= 0x7fff, "a port number has 15 bits");
         assert!(config.patience <= Duration::from_secs(30), "waiting is measured in 16 bits of milliseconds");

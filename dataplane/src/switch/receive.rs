@@ -64,11 +64,13 @@ impl<'a, H: Host> Entry<'a, H> {
                     self.arm_again(port, frame.waited_ms(self.now_ms));
                 }
             }
-            if let (true, Sink::Ring { queue, mergeable }) = (word.has(Word::SERVE) && port.is_up(), sink) {
-                if let Err(fault) = self.fill(cx, port, queue, *mergeable) {
-                    self.fail(port, PortFault::RxRing(fault));
-                    self.discard(cx, port, DropReason::RxFault, |_, _| true);
-                }
+            if let Sink::Ring { queue, mergeable } = sink
+                && word.has(Word::SERVE)
+                && port.is_up()
+                && let Err(fault) = self.fill(cx, port, queue, *mergeable)
+            {
+                self.fail(port, PortFault::RxRing(fault));
+                self.discard(cx, port, DropReason::RxFault, |_, _| true);
             }
         });
     }
@@ -101,11 +103,8 @@ impl<'a, H: Host> Entry<'a, H> {
                 None => {}
                 Some(CopyError::Fault(fault)) => return Err(fault),
                 // The driver's next buffers come with a kick; if some came just now, on with it.
-                Some(_) => {
-                    if !queue.enable_kicks()? {
-                        return Ok(());
-                    }
-                }
+                Some(_) if queue.enable_kicks()? => {}
+                Some(_) => return Ok(()),
             }
             left = left.saturating_sub(count as u32);
             if left == 0 {
