@@ -182,3 +182,55 @@ fn joined(threads: Vec<(Vm, ScopedJoinHandle<'_, Result<(), String>>)>) -> Resul
 fn cannot(what: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Failure {
     move |error| Failure::from_io(format_args!("cannot {what}"), &error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    fn options(workloads: &[Workload], seconds: f64) -> PairOptions {
+        PairOptions {
+            backend: Backend::Inprocess,
+            workloads: workloads.to_vec(),
+            pairs: 1,
+            duration: Duration::from_secs_f64(seconds),
+            json: true,
+            seed: 1,
+            frame_bytes: 60,
+        }
+    }
+
+    /// Holds that `rr` takes half the time behind a stream but never less than a second, and alone all of it.
+    #[test]
+    fn requests_take_half_the_time() {
+        let seconds = |workloads: &[Workload], seconds| {
+            workloads
+                .iter()
+                .map(|workload| trial(*workload, &options(workloads, seconds)).duration.as_secs_f64())
+                .collect::<Vec<_>>()
+        };
+        let both = [Workload::Stream, Workload::Rr];
+        assert_eq!(seconds(&both, 5.0), [5.0, 2.5]);
+        assert_eq!(seconds(&both, 0.5), [0.5, 1.0]);
+        assert_eq!(seconds(&[Workload::Rr], 0.5), [0.5]);
+    }
+
+    /// Holds that a VM that failed or panicked ends the command, by the name of the first such VM.
+    #[test]
+    fn a_vm_that_failed_is_named() {
+        let vms: Vec<_> = Trial::new(Workload::Rr, 2, Duration::ZERO, 1, 60).vms().collect();
+        let end = |outcomes: [fn() -> Result<(), String>; 3]| {
+            thread::scope(|scope| {
+                joined(vms.iter().copied().zip(outcomes.map(|outcome| scope.spawn(outcome))).collect())
+            })
+        };
+        assert_eq!(end([|| Ok(()); 3]), Ok(()));
+        let failure = end([|| Ok(()), || Err("the ring is broken".into()), || panic!("as the test wants")]);
+        assert_eq!(failure.unwrap_err().message, "VM b0: the ring is broken");
+        let failure = end([|| Ok(()), || Ok(()), || panic!("as the test wants")]).unwrap_err();
+        assert_eq!(
+            (failure.kind, failure.message.as_str()),
+            (FailureKind::Runtime, "VM a1: its thread panicked")
+        );
+    }
+}

@@ -14,6 +14,7 @@ use crate::cli::Workload;
 use crate::exit::{Failure, FailureKind};
 use crate::host::GuestBell;
 use crate::progress::Progress;
+use crate::table::span;
 use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,7 @@ pub(super) const SERVER_PORT: u16 = 5001;
 /// Bytes of an Ethernet, an IPv4 and a UDP header, in front of a datagram's payload.
 const UDP_HEADERS_BYTES: usize = 14 + 20 + 8;
 
-/// How long nothing may arrive at a pair: longer than TCP takes to try again a few times.
+/// How long is waited for what should come at once: longer than TCP takes to try again a few times.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two looks at how it goes.
@@ -48,6 +49,8 @@ pub(super) struct Trial {
     probes: Box<[Probe]>,
     measuring: AtomicBool,
     stopping: AtomicBool,
+    /// How long nothing may arrive at a pair.
+    patience: Duration,
     /// Who may sleep without a deadline of its own when it is time to stop.
     sleepers: Mutex<Vec<Arc<GuestBell>>>,
 }
@@ -130,6 +133,7 @@ impl Trial {
             probes: (0..pairs).map(|_| probe()).collect(),
             measuring: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            patience: PATIENCE,
             sleepers: Mutex::default(),
         }
     }
@@ -237,10 +241,10 @@ impl Trial {
             let arrived = probe.arrived.load(Ordering::Relaxed);
             if arrived != *seen {
                 (*seen, *since) = (arrived, Instant::now());
-            } else if since.elapsed() >= PATIENCE {
-                let waited = PATIENCE.as_secs();
+            } else if since.elapsed() >= self.patience {
                 let [client, server] = [Side::Client, Side::Server].map(|side| Vm { pair, side }.name());
-                let message = format!("nothing arrived between {client} and {server} for {waited} s");
+                let waited = span(self.patience);
+                let message = format!("nothing arrived between {client} and {server} for {waited}");
                 return Err(Failure::new(FailureKind::Runtime, message));
             }
         }
@@ -273,4 +277,109 @@ impl Measured {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::thread;
+
+    /// Longer than any of these tests takes, unless it fails.
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn trial(pairs: u16, duration: Duration) -> Trial {
+        Trial::new(Workload::Rr, pairs, duration, 1, 60)
+    }
+
+    fn watch(trial: &Trial, interrupted: bool, ended: bool) -> Result<Option<Measured>, Failure> {
+        let mut progress = Progress::start("test", trial.duration, true);
+        trial.watch(&AtomicBool::new(interrupted), || ended, &mut progress)
+    }
+
+    /// Holds that a trial in which nothing arrives at one pair ends, and names that pair. The other is up.
+    #[test]
+    fn silence_ends_a_trial() {
+        let trial = Trial { patience: Duration::from_millis(1), ..trial(2, LONG) };
+        trial.arrived(0, 1);
+        let failure = watch(&trial, false, false).map(|_| ()).unwrap_err();
+        assert_eq!(failure.message, "nothing arrived between a1 and b1 for 1 ms");
+        trial.arrived(1, 1);
+        let failure = watch(&trial, false, false).map(|_| ()).unwrap_err();
+        assert_eq!(
+            failure.message, "nothing arrived between a0 and b0 for 1 ms",
+            "that it was up is not enough"
+        );
+    }
+
+    /// Holds that a VM that ends before its time ends the trial.
+    #[test]
+    fn a_vm_that_ends_ends_the_trial() {
+        let failure = watch(&trial(1, LONG), false, true).map(|_| ()).unwrap_err();
+        assert_eq!(failure.message, "a VM ended before its time");
+    }
+
+    /// Holds that an interruption before every pair is up measures nothing, and a later one what came until then.
+    #[test]
+    fn an_interruption_ends_the_trial() {
+        let trial = trial(2, LONG);
+        trial.arrived(0, 1);
+        assert!(watch(&trial, true, false).unwrap().is_none());
+        trial.arrived(1, 1);
+        // Nobody sees the pairs come up between two looks, so the interruption has to come behind the first.
+        let interrupted = AtomicBool::new(false);
+        let looked = || {
+            interrupted.store(true, Ordering::Relaxed);
+            false
+        };
+        let mut progress = Progress::start("test", LONG, true);
+        assert!(trial.watch(&interrupted, looked, &mut progress).unwrap().is_some());
+    }
+
+    /// Holds that what arrived before the measurement is not part of it, and what arrives during it is, with its
+    /// latency. An answer comes with each look, so that their number is known.
+    #[test]
+    fn only_what_arrives_in_time_is_measured() {
+        let trial = trial(1, Duration::from_nanos(1));
+        trial.answered_in(0, 7_000);
+        trial.arrived(0, 1_000);
+        let measured = watch(&trial, false, false).unwrap().expect("it was not interrupted");
+        assert_eq!(measured.arrived, 0, "all came before every pair was up");
+        assert!(trial.latencies_ns().is_empty());
+
+        let trial = Trial { duration: Duration::from_millis(1), ..trial };
+        let answers = AtomicU64::new(1_000);
+        let look = || {
+            trial.answered_in(0, 7_000);
+            trial.arrived(0, answers.fetch_add(1, Ordering::Relaxed) + 1);
+            false
+        };
+        let mut progress = Progress::start("test", LONG, true);
+        let measured = trial.watch(&AtomicBool::new(false), look, &mut progress).unwrap().unwrap();
+        assert_eq!(measured.arrived, trial.latencies_ns().len());
+        assert!(measured.arrived > 0 && measured.elapsed >= trial.duration);
+    }
+
+    /// Holds that stopping wakes who sleeps without a deadline, or is about to.
+    #[test]
+    fn stopping_wakes_sleepers() {
+        let trial = trial(1, LONG);
+        thread::scope(|scope| {
+            let (asleep, sleeping) = mpsc::channel();
+            let trial = &trial;
+            let sleep = move || {
+                let bell = Arc::new(GuestBell::of_this_thread());
+                trial.wake_at_stop(bell.clone());
+                asleep.send(()).unwrap();
+                while !trial.is_stopping() {
+                    bell.wait(None);
+                    bell.take();
+                }
+            };
+            let sleeper = scope.spawn(sleep);
+            sleeping.recv().unwrap();
+            drop(StopOnDrop(trial));
+            sleeper.join().unwrap();
+        });
+    }
 }
