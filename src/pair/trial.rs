@@ -212,17 +212,24 @@ impl Trial {
         }
 
         self.measuring.store(true, Ordering::Relaxed);
-        let (start, before) = (Instant::now(), self.total());
-        let measured = || Measured { elapsed: start.elapsed(), arrived: self.total() - before };
+        let (start, before) = (Instant::now(), self.totals());
         loop {
-            let so_far = measured();
-            let left = self.duration.saturating_sub(so_far.elapsed);
-            if left.is_zero() || interrupted.load(Ordering::Relaxed) {
-                self.measuring.store(false, Ordering::Relaxed);
-                return Ok(Some(so_far));
-            }
-            progress.update(so_far.elapsed, &self.in_words(&so_far));
+            let left = self.duration.saturating_sub(start.elapsed());
             self.look(&mut last, &ended, left.min(LOOK_EVERY))?;
+            let (elapsed, now) = (start.elapsed(), self.totals());
+            let arrived = now.iter().zip(&before).map(|(now, before)| now - before);
+            let measured = Measured { elapsed, arrived: arrived.clone().sum() };
+            let is_interrupted = interrupted.load(Ordering::Relaxed);
+            if elapsed < self.duration && !is_interrupted {
+                progress.update(elapsed, &self.in_words(&measured));
+                continue;
+            }
+            self.measuring.store(false, Ordering::Relaxed);
+            // Less than our patience, it may still have been all the time that there was.
+            return match arrived.enumerate().find(|(_, arrived)| *arrived == 0) {
+                Some((pair, _)) if !is_interrupted => Err(silence(pair, self.duration)),
+                _ => Ok(Some(measured)),
+            };
         }
     }
 
@@ -242,17 +249,15 @@ impl Trial {
             if arrived != *seen {
                 (*seen, *since) = (arrived, Instant::now());
             } else if since.elapsed() >= self.patience {
-                let [client, server] = [Side::Client, Side::Server].map(|side| Vm { pair, side }.name());
-                let waited = span(self.patience);
-                let message = format!("nothing arrived between {client} and {server} for {waited}");
-                return Err(Failure::new(FailureKind::Runtime, message));
+                return Err(silence(pair, self.patience));
             }
         }
         Ok(())
     }
 
-    fn total(&self) -> u64 {
-        self.probes.iter().map(|probe| probe.arrived.load(Ordering::Relaxed)).sum()
+    /// What has arrived at each pair since the beginning.
+    fn totals(&self) -> Vec<u64> {
+        self.probes.iter().map(|probe| probe.arrived.load(Ordering::Relaxed)).collect()
     }
 
     fn in_words(&self, measured: &Measured) -> String {
@@ -273,6 +278,12 @@ impl Measured {
             seconds => self.arrived as f64 / seconds,
         }
     }
+}
+
+fn silence(pair: usize, time: Duration) -> Failure {
+    let [client, server] = [Side::Client, Side::Server].map(|side| Vm { pair, side }.name());
+    let message = format!("nothing arrived between {client} and {server} for {}", span(time));
+    Failure::new(FailureKind::Runtime, message)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -336,19 +347,24 @@ mod tests {
         assert!(trial.watch(&interrupted, looked, &mut progress).unwrap().is_some());
     }
 
-    /// Holds that what arrived before the measurement is not part of it, and what arrives during it is, with its
-    /// latency. An answer comes with each look, so that their number is known.
+    /// Holds that what arrived before the measurement is not part of it. By a measurement in which nothing more
+    /// came, which is a failure, as our patience is not all that counts.
     #[test]
-    fn only_what_arrives_in_time_is_measured() {
-        let trial = trial(1, Duration::from_nanos(1));
+    fn what_came_before_does_not_count() {
+        let trial = trial(1, Duration::from_millis(1));
         trial.answered_in(0, 7_000);
         trial.arrived(0, 1_000);
-        let measured = watch(&trial, false, false).unwrap().expect("it was not interrupted");
-        assert_eq!(measured.arrived, 0, "all came before every pair was up");
+        let failure = watch(&trial, false, false).map(|_| ()).unwrap_err();
+        assert_eq!(failure.message, "nothing arrived between a0 and b0 for 1 ms");
         assert!(trial.latencies_ns().is_empty());
+    }
 
-        let trial = Trial { duration: Duration::from_millis(1), ..trial };
-        let answers = AtomicU64::new(1_000);
+    /// Holds that what arrives during the measurement is counted, with its latency. An answer comes with each look,
+    /// so that their number is known.
+    #[test]
+    fn what_arrives_in_time_is_measured() {
+        let trial = trial(1, Duration::from_millis(1));
+        let answers = AtomicU64::new(0);
         let look = || {
             trial.answered_in(0, 7_000);
             trial.arrived(0, answers.fetch_add(1, Ordering::Relaxed) + 1);
@@ -356,8 +372,9 @@ mod tests {
         };
         let mut progress = Progress::start("test", LONG, true);
         let measured = trial.watch(&AtomicBool::new(false), look, &mut progress).unwrap().unwrap();
-        assert_eq!(measured.arrived, trial.latencies_ns().len());
+        assert_eq!(trial.latencies_ns().count_at(7_000), measured.arrived);
         assert!(measured.arrived > 0 && measured.elapsed >= trial.duration);
+        assert_eq!(measured.arrived + 1, answers.into_inner(), "the first brought the pair up");
     }
 
     /// Holds that stopping wakes who sleeps without a deadline, or is about to.
