@@ -119,7 +119,7 @@ impl fmt::Display for VlanStatus {
 /// Frames in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
-    /// Frames, those that were dropped not counted.
+    /// Of `tx`, the frames that were taken from the VM, with those then dropped; of `rx`, those handed to it.
     pub frames: u64,
     /// Bytes of these frames.
     pub bytes: u64,

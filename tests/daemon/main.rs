@@ -33,6 +33,7 @@ use std::process::{Command, ExitCode};
 fn main() -> ExitCode {
     let trials = [
         ("two_namespaces_talk_over_taps_and_the_daemon_accounts_for_it", KERNEL, tap_ports::talk as fn()),
+        ("two_workers_share_three_ports", KERNEL, tap_ports::workers),
         ("a_stopped_daemon_sums_up_and_leaves_nothing", KERNEL, tap_ports::stop),
         ("taps_that_a_vmm_owns_are_switched_by_packet_sockets", KERNEL, packet_ports::vmm),
         ("the_ends_of_two_veths_are_switched_by_packet_sockets", KERNEL, packet_ports::veth),

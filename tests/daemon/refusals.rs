@@ -1,11 +1,10 @@
 //! Daemons that cannot have what they want.
 
-use crate::world::{Daemon, Place, Said};
+use crate::world::{Daemon, PROGRAM, Place, Said};
 use hyper_switch_pvnet::tap::Tap;
 use rustix::process::Signal;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 
 /// A user without rights; `nobody` on most systems.
 const NOBODY: u32 = 65_534;
@@ -48,7 +47,7 @@ pub fn rights() {
     place.ip("link add wire type veth peer name eriw");
     chown(place.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     let program = place.folder.path().join("hyper-switch");
-    std::fs::copy(Path::new(env!("CARGO_BIN_EXE_hyper-switch")), &program).unwrap();
+    std::fs::copy(PROGRAM, &program).unwrap();
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     for (port, parts) in [
         ("tap:hp0", ["not permitted to open TAP hp0", "run as root or with CAP_NET_ADMIN"]),

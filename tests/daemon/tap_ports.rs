@@ -3,6 +3,7 @@
 use crate::traffic::{echo, stream};
 use crate::world::{Daemon, Guest, Place, eventually};
 use hyper_switch::ctl::status::{PortState, PortStatus};
+use std::thread;
 
 /// What the daemon may keep resident, with two ports and after traffic.
 const RESIDENT_KIB: u64 = 50 * 1024;
@@ -51,6 +52,28 @@ pub fn talk() {
     assert_eq!(stats.drops().total(), 0);
     assert!(daemon.resident_kib() < RESIDENT_KIB, "{} KiB are resident", daemon.resident_kib());
     daemon.wait_until_idle();
+}
+
+/// Holds: two workers that share three ports carry a stream around in a circle, all three at once, and both of
+/// them work.
+pub fn workers() {
+    let place = Place::new();
+    let daemon = Daemon::start_on(&place, &["tap:hp0", "tap:hp1", "tap:hp2"], Some("0-1"));
+    let guests = [("hp0", 1), ("hp1", 2), ("hp2", 3)].map(|(tap, n)| Guest::take(&place, tap, n));
+    let [a, b, c] = &guests;
+    thread::scope(|scope| {
+        for (from, to) in [(a, b), (b, c), (c, a)] {
+            scope.spawn(move || stream(from, to, 16 << 20));
+        }
+    });
+    eventually("nothing is under way", || {
+        daemon.ports().iter().all(|port| port.in_flight + port.queued == 0).then_some(())
+    });
+    let cores = daemon.stats().cores;
+    assert_eq!(cores.len(), 2);
+    assert!(cores.iter().all(|core| core.transmit_calls > 0 && core.cache_hits > 0), "{cores:?}");
+    daemon.wait_until_idle();
+    daemon.stop();
 }
 
 /// Holds: SIGTERM ends the daemon with success and a summary on standard output; its interfaces are gone from

@@ -56,5 +56,6 @@ pub fn access_and_trunk() {
         let drops = daemon.port("up").tx.drops;
         (drops.by_count() == [("flow_drop", 2)]).then_some(())
     });
+    assert_eq!(daemon.port("up").tx.frames, 4, "what was dropped was sent all the same");
     assert_eq!((heard("hp0"), heard("hp1")), (1, 1));
 }

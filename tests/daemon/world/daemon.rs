@@ -4,11 +4,15 @@ use super::{Place, eventually};
 use hyper_switch::ctl::protocol::Answer;
 use hyper_switch::ctl::status::{FlowStatus, MacStatus, PortState, PortStatus, StatsReport};
 use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 use tempfile::TempDir;
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_hyper-switch");
 
 /// A daemon that was started. Dropped, it is killed.
 pub struct Daemon {
@@ -28,7 +32,14 @@ pub struct Said {
 impl Daemon {
     /// Starts a daemon with these ports and waits until it answers.
     pub fn start(place: &Place, ports: &[&str]) -> Daemon {
-        let mut daemon = Daemon::launch(place, ports);
+        Daemon::start_on(place, ports, None)
+    }
+
+    /// As [`Daemon::start`], with a worker for each of these cores.
+    pub fn start_on(place: &Place, ports: &[&str], cores: Option<&str>) -> Daemon {
+        let mut daemon = Daemon::launch_with(place, ports, PROGRAM, |command| {
+            command.args(cores.map(|cores| format!("--cores={cores}")));
+        });
         eventually("the daemon answers", || {
             assert!(daemon.child.try_wait().unwrap().is_none(), "it ended: {}", daemon.log());
             daemon.ctl("stats")
@@ -38,14 +49,14 @@ impl Daemon {
 
     /// Starts a daemon with these ports, which may fail.
     pub fn launch(place: &Place, ports: &[&str]) -> Daemon {
-        Daemon::launch_with(place, ports, Path::new(env!("CARGO_BIN_EXE_hyper-switch")), |_| ())
+        Daemon::launch_with(place, ports, PROGRAM, |_| ())
     }
 
     /// As [`Daemon::launch`], of this `program`, with what `prepare` adds.
     pub fn launch_with(
         place: &Place,
         ports: &[&str],
-        program: &Path,
+        program: impl AsRef<OsStr>,
         prepare: impl FnOnce(&mut Command) + Send,
     ) -> Daemon {
         let printed = tempfile::tempdir().unwrap();
@@ -71,7 +82,7 @@ impl Daemon {
 
     /// What `ctl QUERY --json` prints, if it succeeds.
     fn ctl(&self, query: &str) -> Option<Answer> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hyper-switch"));
+        let mut command = Command::new(PROGRAM);
         let output = command.args(["ctl", query, "--json", "--ctl"]).arg(&self.socket).output().unwrap();
         output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
     }

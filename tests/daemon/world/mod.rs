@@ -5,7 +5,7 @@ mod guest;
 mod vmm;
 mod wire;
 
-pub use daemon::{Daemon, Said};
+pub use daemon::{Daemon, PROGRAM, Said};
 pub use guest::Guest;
 pub use vmm::Vmm;
 pub use wire::Wire;
