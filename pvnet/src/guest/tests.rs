@@ -12,6 +12,12 @@ use crate::ring::driver::DeviceLied;
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 
+/// A host moves a guest to the thread that is its VM.
+const _: fn() = || {
+    fn moves_to_a_thread<T: Send>() {}
+    moves_to_a_thread::<Guest>();
+};
+
 const PORT: u16 = 5001;
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -42,7 +48,7 @@ impl End {
 
     /// Takes one transmitted frame, header first.
     fn take(&mut self) -> Option<Vec<u8>> {
-        if self.tx.available().unwrap() == 0 && self.tx.enable_kicks().unwrap() == 0 {
+        if self.tx.available().unwrap() == 0 && !self.tx.enable_kicks().unwrap() {
             return None;
         }
         let head = self.tx.pop().unwrap();
@@ -66,8 +72,7 @@ impl End {
         while let Some(mut frame) = self.waiting.pop_front() {
             let mut parts = Vec::new();
             let mut room = 0;
-            while room < frame.len()
-                && (self.rx.available().unwrap() > 0 || self.rx.enable_kicks().unwrap() > 0)
+            while room < frame.len() && (self.rx.available().unwrap() > 0 || self.rx.enable_kicks().unwrap())
             {
                 let head = self.rx.pop().unwrap();
                 let mut segments = Segments::new();
@@ -75,8 +80,6 @@ impl End {
                 parts.push((head, segments[0]));
             }
             if room < frame.len() {
-                // Kicks were enabled behind the last buffer: enabled again after this, they would wait for one
-                // that is there already.
                 self.rx.unpop(parts.len() as u16);
                 self.waiting.push_front(frame);
                 break;

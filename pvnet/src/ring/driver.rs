@@ -418,7 +418,7 @@ mod tests {
         Take,
         /// The device gives back one of the chains that it holds, in any order.
         GiveBack(usize),
-        /// The device goes to sleep, if nothing is on offer.
+        /// The device goes to sleep, unless something was offered since it last looked.
         DeviceSleep,
     }
 
@@ -455,6 +455,8 @@ mod tests {
         returned: VecDeque<Modelled>,
         /// How many more returned entries must wake the driver, while it sleeps.
         asleep: Option<usize>,
+        /// Chains were offered since the device last looked.
+        unseen: bool,
         device_asleep: bool,
         tokens: u32,
     }
@@ -473,6 +475,7 @@ mod tests {
                 held: Vec::new(),
                 returned: VecDeque::new(),
                 asleep: None,
+                unseen: false,
                 device_asleep: false,
                 tokens: 0,
             }
@@ -487,6 +490,7 @@ mod tests {
                         assert!(kick, "the device sleeps and is not kicked");
                         self.device_asleep = false;
                     }
+                    self.unseen |= !self.added.is_empty();
                     self.offered.append(&mut self.added);
                 }
                 Operation::PopUsed => {
@@ -504,9 +508,10 @@ mod tests {
                 Operation::Take => self.take(),
                 Operation::GiveBack(pick) => self.give_back(pick),
                 Operation::DeviceSleep => {
-                    let offered = self.device.enable_kicks().unwrap();
-                    assert_eq!(usize::from(offered), self.offered.len());
-                    self.device_asleep = offered == 0;
+                    let news = self.device.enable_kicks().unwrap();
+                    assert_eq!(news, self.unseen);
+                    self.unseen = false;
+                    self.device_asleep = !news;
                 }
             }
             assert_eq!(self.driver.free(), self.free);
@@ -532,8 +537,8 @@ mod tests {
 
         fn take(&mut self) {
             assert_eq!(usize::from(self.device.refresh().unwrap()), self.offered.len());
+            self.unseen = false;
             let Some(chain) = self.offered.pop_front() else { return };
-            self.device_asleep = false;
             let head = self.device.pop().unwrap();
             let mut segments = Segments::new();
             self.device.walk(head, &mut segments).unwrap();
