@@ -183,10 +183,10 @@ impl Inspect for Daemon {
         let millis = |since| snapshot.at.since(since).as_millis() as u64;
         let status = |flow: &hyper_switch_dataplane::api::FlowRecord| FlowStatus {
             id: flow.spec.id.0,
-            matches: format!("{:?}", flow.spec.matches.key),
+            matches: flow.spec.matches.to_string(),
             actions: match &*flow.spec.actions {
                 [] => "drop".to_owned(),
-                actions => actions.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(","),
+                actions => actions.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             },
             packets: flow.packets,
             bytes: flow.bytes,

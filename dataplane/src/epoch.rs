@@ -39,6 +39,12 @@ impl Epochs {
         let cell = &self.cells[core];
         // An older epoch than the newest is safe: the writer then waits a little longer for this core.
         cell.swap(self.now.load(Ordering::SeqCst), Ordering::SeqCst);
+        // The loads of pointers that follow are acquires only: this keeps them behind the store. On x86 the exchange
+        // is a full barrier already.
+        #[cfg(not(target_arch = "x86_64"))]
+        core::sync::atomic::fence(Ordering::SeqCst);
+        #[cfg(target_arch = "x86_64")]
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
         Inside { cell }
     }
 

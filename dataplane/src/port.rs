@@ -148,6 +148,8 @@ pub(crate) struct Port {
     pub(crate) held: AtomicUsize,
     /// The VM found nothing more to receive and wants to be notified.
     pub(crate) wants_notice: AtomicBool,
+    /// The transmit ring was left unfinished by a core that came for another port: the timer goes on with it.
+    pub(crate) unserved: AtomicBool,
     /// A timer is running for what waits here.
     pub(crate) armed: AtomicBool,
     /// What the counters of this number were when the port was attached.
@@ -205,6 +207,7 @@ impl Port {
             verdicts: ArrayQueue::new(bounds.held_frames),
             held: AtomicUsize::new(0),
             wants_notice: AtomicBool::new(true),
+            unserved: AtomicBool::new(false),
             armed: AtomicBool::new(false),
             base,
         }

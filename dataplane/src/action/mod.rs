@@ -1,5 +1,6 @@
 //! Actions: what a flow does with its packets (OpenFlow 1.3.5, clause 5.12).
 
+mod display;
 pub mod edit;
 
 pub use edit::{EditError, HEADROOM, Header, edit};

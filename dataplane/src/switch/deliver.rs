@@ -10,7 +10,7 @@ use alloc::vec;
 use arrayvec::ArrayVec;
 use hyper_switch_pvnet::MAX_FRAME_BYTES;
 use hyper_switch_pvnet::device::{Device, PushError, PushFrame};
-use hyper_switch_pvnet::header::{GsoType, Offloads, VNET_HDR_BYTES, VnetHdr};
+use hyper_switch_pvnet::header::{F_NEEDS_CSUM, GsoType, Offloads, VNET_HDR_BYTES, VnetHdr};
 use hyper_switch_pvnet::mem::Segment;
 use hyper_switch_pvnet::offload::{self, Segmenter, sum};
 use hyper_switch_pvnet::ring::device::MAX_SEGMENTS;
@@ -26,6 +26,16 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
+    /// The frame for a receiver with these offloads: whoever takes no partial checksums is not told that a
+    /// complete one was verified either (VIRTIO 1.2, clause 5.1.6.4.1).
+    #[inline]
+    pub(super) fn for_receiver(mut self, offloads: Offloads) -> View<'a> {
+        if !offloads.contains(Offloads::CSUM) {
+            self.vnet.flags &= F_NEEDS_CSUM;
+        }
+        self
+    }
+
     /// What `frame`, one of `sender`'s in flight, is to its receiver.
     ///
     /// # Safety
@@ -160,7 +170,7 @@ impl<H: Host> Entry<'_, H> {
     ) {
         for frame in run {
             // SAFETY: this entry has noted the copy and not made it yet.
-            let view = unsafe { View::new(sender, *frame) };
+            let view = unsafe { View::new(sender, *frame) }.for_receiver(receiver.offloads);
             if receiver.offloads.accept(&view.vnet) {
                 scratch.add(&view);
                 if scratch.is_full() {

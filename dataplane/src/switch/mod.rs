@@ -102,10 +102,12 @@ impl Switch {
     /// A switch without ports or flows, and the one handle that can change it.
     ///
     /// # Panics
-    /// If `config` asks for more ports than a port number can tell apart, or more patience than 30 s.
+    /// If `config` asks for more ports than a port number can tell apart, for more patience than 30 s, or for a
+    /// queue without room.
     pub fn new(config: SwitchConfig) -> (Arc<Switch>, Control) {
         assert!(config.max_ports <= 0x7fff, "a port number has 15 bits");
         assert!(config.patience <= Duration::from_secs(30), "waiting is measured in 16 bits of milliseconds");
+        assert!(config.held_frames > 0 && config.rx_queue_frames > 0, "a queue has room for a frame");
         let cores = config.cores;
         let switch = Arc::new(Switch {
             ports: (0..config.max_ports).map(|_| AtomicPtr::default()).collect(),
@@ -140,6 +142,7 @@ impl Switch {
     pub fn transmit<H: Host>(&self, cx: &mut CoreContext, host: &H, vm: PortId) -> Entered {
         self.enter(cx, host, |entry, cx| {
             let Some(port) = entry.switch.port(vm) else { return entry.entered.down = true };
+            entry.vm = Some(vm);
             entry.port_counters(port).tx.entries.add(1);
             entry.counters.activity.transmit_entries.add(1);
             entry.serve_sender(cx, port, Word::SERVE);
@@ -151,6 +154,7 @@ impl Switch {
     pub fn receive<H: Host>(&self, cx: &mut CoreContext, host: &H, vm: PortId) -> Entered {
         self.enter(cx, host, |entry, cx| {
             if let Some(port) = entry.switch.port(vm) {
+                entry.vm = Some(vm);
                 entry.port_counters(port).rx.entries.add(1);
                 entry.counters.activity.receive_entries.add(1);
                 entry.serve_receiver(cx, port, Word::SERVE);
@@ -182,6 +186,9 @@ impl Switch {
                 // has queued: one of the two sees the other, and starts the next timer.
                 fence(Ordering::SeqCst);
                 entry.serve_sender(cx, port, Word::EXPIRE);
+                if port.unserved.swap(false, Ordering::AcqRel) {
+                    entry.serve_sender(cx, port, Word::SERVE);
+                }
                 entry.serve_receiver(cx, port, Word::EXPIRE);
             }
         })
@@ -223,7 +230,8 @@ impl Switch {
         let now = host.now();
         let now_ms = (now.0 / 1_000_000) as u16;
         let counters = &self.cores[usize::from(cx.core.0)];
-        let mut entry = Entry { switch: self, host, counters, now, now_ms, entered: Entered::default() };
+        let mut entry =
+            Entry { switch: self, host, counters, now, vm: None, now_ms, entered: Entered::default() };
         work(&mut entry, cx);
         entry.entered
     }
@@ -289,6 +297,8 @@ struct Entry<'a, H> {
     host: &'a H,
     counters: &'a CoreCounters,
     now: Nanos,
+    /// The VM that the entry is for; its host looks at what came of it.
+    vm: Option<PortId>,
     /// The low bits of `now` in milliseconds, as frames that wait are stamped with.
     now_ms: u16,
     entered: Entered,

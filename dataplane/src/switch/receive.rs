@@ -108,7 +108,12 @@ impl<'a, H: Host> Entry<'a, H> {
             }
             left = left.saturating_sub(count as u32);
             if left == 0 {
-                self.entered.more = true;
+                if self.vm == Some(port.id()) {
+                    self.entered.more = true;
+                } else {
+                    // This core came for another reason and found the receiver's word: the VM is to enter again.
+                    self.notify(port);
+                }
                 return Ok(());
             }
         }
@@ -133,7 +138,7 @@ impl<'a, H: Host> Entry<'a, H> {
             let frame = FrameRef::from_word(*word).expect("entries of the queue are references");
             let from = self.sender(cx, &mut sender, frame.port());
             // SAFETY: the reference in the queue stands for a copy that is this core's to make.
-            let view = unsafe { View::new(from, frame) };
+            let view = unsafe { View::new(from, frame) }.for_receiver(port.offloads);
             let copied = if port.offloads.accept(&view.vnet) {
                 copy(&mut cx.copy.chains, queue, mergeable, &view.vnet, &Parts::from(&view))
             } else {

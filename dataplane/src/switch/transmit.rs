@@ -248,7 +248,13 @@ impl<'a, H: Host> Entry<'a, H> {
             }
             left = left.saturating_sub(taken.frames as u32);
             if left == 0 {
-                self.entered.more = true;
+                if self.vm == Some(port.id()) {
+                    self.entered.more = true;
+                } else {
+                    // This core came for another port and found the sender's word: nobody will enter for it again.
+                    port.unserved.store(true, Ordering::Release);
+                    self.host.arm(port.id(), self.now);
+                }
                 return;
             }
         }
