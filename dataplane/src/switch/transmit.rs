@@ -236,15 +236,18 @@ impl<'a, H: Host> Entry<'a, H> {
             if let Some(fault) = fault {
                 return self.fail(port, fault);
             }
-            if taken.frames == 0 {
-                match &mut tx.source {
-                    Source::Device { .. } => return,
-                    Source::Ring(queue) => match queue.enable_kicks() {
-                        Ok(false) => return,
-                        Ok(true) => queue.disable_kicks(),
-                        Err(fault) => return self.fail(port, PortFault::TxRing(fault)),
-                    },
+            match &mut tx.source {
+                // A device is pulled once an entry: its host watches it, and comes back for what it left.
+                Source::Device { batch, .. } => {
+                    self.entered.more |= taken.frames as usize == BATCH.min(*batch);
+                    return;
                 }
+                Source::Ring(queue) if taken.frames == 0 => match queue.enable_kicks() {
+                    Ok(false) => return,
+                    Ok(true) => queue.disable_kicks(),
+                    Err(fault) => return self.fail(port, PortFault::TxRing(fault)),
+                },
+                Source::Ring(_) => {}
             }
             left = left.saturating_sub(taken.frames as u32);
             if left == 0 {
