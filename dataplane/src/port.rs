@@ -181,7 +181,8 @@ impl Port {
             Backend::Device(device) => {
                 let buffers = Buffers::new();
                 let free = (0..DEVICE_BUFFERS as u16).rev().collect();
-                let source = Source::Device { device: device.clone(), buffers, free, batch: 1 };
+                let source =
+                    Source::Device { device: device.clone(), buffers, free, batch: crate::switch::BATCH };
                 (source, Sink::Device, device.offloads(), Some(device), DEVICE_BUFFERS)
             }
         };

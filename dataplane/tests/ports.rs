@@ -185,8 +185,12 @@ fn a_device_without_free_buffers_waits() {
     bench.connect(from, &[Action::Output(vm.port)]);
     (0..150).for_each(|n| device.incoming(&VnetHdr::PLAIN, &frame(from, vm.port, 60, n)));
     let Bench { switch, cx, host, .. } = &mut bench;
-    assert_eq!(switch.transmit(cx, host, from).frames, 128);
-    assert_eq!(switch.transmit(cx, host, from).frames, 0);
+    let pulls: Vec<_> = (0..3).map(|_| switch.transmit(cx, host, from)).map(|e| (e.frames, e.more)).collect();
+    assert_eq!(
+        pulls,
+        [(64, true), (64, true), (0, false)],
+        "one pull an entry, as long as there are buffers"
+    );
     assert_eq!(device.waiting(), 22);
     let mut numbers = Vec::new();
     for _ in 0..3 {
@@ -196,7 +200,7 @@ fn a_device_without_free_buffers_waits() {
         numbers
             .extend(frames.iter().map(|(_, frame)| u64::from_be_bytes(*frame[14..].first_chunk().unwrap())));
         let Bench { switch, cx, host, .. } = &mut bench;
-        switch.transmit(cx, host, from);
+        while switch.transmit(cx, host, from).more {}
     }
     assert_eq!(numbers, Vec::from_iter(0..150));
     bench.check_ledger();
@@ -246,7 +250,8 @@ fn a_fault_takes_only_its_device_down() {
     pulled.incoming(&VnetHdr::PLAIN, &frame(from, b.port, 100, 0));
     pulled.fail_pull(DeviceFault::System(5));
     let Bench { switch, cx, host, .. } = &mut bench;
-    assert!(switch.transmit(cx, host, from).faulted);
+    let entered = [switch.transmit(cx, host, from), switch.transmit(cx, host, from)];
+    assert_eq!(entered.map(|e| (e.frames, e.faulted, e.down)), [(1, false, false), (0, true, true)]);
     assert_eq!(bench.state(from), PortState::Faulted(PortFault::Device(DeviceFault::System(5))));
     bench.receive(&b);
     assert_eq!(b.received().len(), 1, "what it gave before is delivered");

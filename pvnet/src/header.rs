@@ -96,12 +96,17 @@ impl VnetHdr {
         csum_offset: 0,
     };
 
+    /// Whether the 12 bytes ask for nothing: the usual frame. Without flags and type, the other fields mean nothing.
+    #[inline]
+    pub fn is_plain_raw(raw: &[u8; VNET_HDR_BYTES]) -> bool {
+        raw[0] == 0 && raw[1] == 0
+    }
+
     /// Takes the 12 bytes apart. Fails only for a `gso_type` that is not defined; whether the rest can
     /// be true depends on the frame, see [`VnetHdr::check`].
     #[inline]
     pub fn decode(raw: &[u8; VNET_HDR_BYTES]) -> Result<VnetHdr, VnetFault> {
-        if raw[0] == 0 && raw[1] == 0 {
-            // The usual frame: without flags and type, the other fields mean nothing.
+        if VnetHdr::is_plain_raw(raw) {
             return Ok(VnetHdr::PLAIN);
         }
         let gso = match raw[1] & !GSO_ECN {

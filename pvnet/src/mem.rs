@@ -65,6 +65,13 @@ impl Segment {
         Segment { ptr: self.ptr.wrapping_add(bytes as usize), len: self.len - bytes }
     }
 
+    /// The segment from `bytes` on, which is at most its length.
+    #[inline]
+    pub fn from(self, bytes: u32) -> Segment {
+        debug_assert!(bytes <= self.len);
+        Segment { ptr: self.ptr.wrapping_add(bytes as usize), len: self.len.wrapping_sub(bytes) }
+    }
+
     /// The first `bytes` of the segment; all of it if it has fewer.
     #[inline]
     pub fn first(self, bytes: u32) -> Segment {

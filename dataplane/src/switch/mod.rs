@@ -18,6 +18,7 @@ mod receive;
 mod transmit;
 
 pub use control::{AttachError, Barrier, Control, PortStatus};
+pub(crate) use transmit::BATCH;
 
 use crate::api::{FlowKey, Nanos, PortId};
 use crate::claim::Word;

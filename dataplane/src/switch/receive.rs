@@ -262,12 +262,12 @@ fn copy(
             // SAFETY: the buffer was translated just now and is long enough; the frame is in flight (all writes).
             unsafe {
                 buffer.write(&vnet.encode(1));
-                let mut at = buffer.skip(VNET_HDR_BYTES as u32);
+                let mut at = buffer.from(VNET_HDR_BYTES as u32);
                 write_header(at, parts.header);
-                at = at.skip(parts.header.len() as u32);
+                at = at.from(parts.header.len() as u32);
                 for segment in parts.payload {
                     segment.copy_to(at);
-                    at = at.skip(segment.len());
+                    at = at.from(segment.len());
                 }
             }
             queue.push_used(head, total);
@@ -369,7 +369,9 @@ unsafe fn write_header(to: Segment, header: &[u8]) {
             // with tags pushed is longer than both together, and so is a frame that was finished.
             (Some(first), Some(last)) if header.len() <= 2 * 64 => {
                 to.write(first);
-                to.skip(header.len() as u32 - 64).write(last);
+                if header.len() > 64 {
+                    to.from(header.len() as u32 - 64).write(last);
+                }
             }
             _ => to.write(header),
         }

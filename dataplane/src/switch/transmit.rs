@@ -29,7 +29,7 @@ use hyper_switch_pvnet::ring::device::{RingFault, Segments};
 use hyper_switch_pvnet::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 
 /// The most frames in a batch: enough to spread the cost of a visit, few enough to stay in the first-level cache.
-pub(super) const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 
 /// The most frames that one entry takes off a ring, so that a sender that never stops does not hold its core.
 const BUDGET: u32 = 512;
@@ -146,6 +146,8 @@ impl Outputs {
 struct Taken {
     frames: u64,
     bytes: u64,
+    /// The device filled every buffer that it was given: it may have more.
+    is_full: bool,
 }
 
 impl<'a, H: Host> Entry<'a, H> {
@@ -238,10 +240,7 @@ impl<'a, H: Host> Entry<'a, H> {
             }
             match &mut tx.source {
                 // A device is pulled once an entry: its host watches it, and comes back for what it left.
-                Source::Device { batch, .. } => {
-                    self.entered.more |= taken.frames as usize == BATCH.min(*batch);
-                    return;
-                }
+                Source::Device { .. } => return self.entered.more |= taken.is_full,
                 Source::Ring(queue) if taken.frames == 0 => match queue.enable_kicks() {
                     Ok(false) => return,
                     Ok(true) => queue.disable_kicks(),
@@ -321,6 +320,7 @@ impl<'a, H: Host> Entry<'a, H> {
             Ok(pulled) => pulled.min(count),
             Err(fault) => return (taken, Some(PortFault::Device(fault))),
         };
+        taken.is_full = count > 0 && pulled == count;
         let mut longest = 0;
         let keep = free.len() - pulled;
         // The slots that were filled are on top of the stack, the first one topmost.
@@ -351,10 +351,23 @@ impl<'a, H: Host> Entry<'a, H> {
         let switch = self.switch;
         let table = &switch.table;
         let CoreContext { batch, cache, outputs, push, .. } = cx;
-        let len = batch.len.min(BATCH);
-        for (hash, key) in batch.hashes.iter_mut().zip(&batch.keys).take(len) {
-            *hash = table.hash(key);
-            cache.prefetch(*hash);
+        // Keys are extracted when all headers are copied, not each behind its copy: a load of bytes that two stores
+        // have just written waits until both have left the core.
+        let taken = batch.len.min(BATCH);
+        let mut len = 0;
+        for at in 0..taken {
+            let (slot, bytes) = (batch.slots[at], batch.bytes[at]);
+            // SAFETY: this core has the claim on the sender's transmit side.
+            let header = unsafe { port.frames.header(slot) };
+            let key = &mut batch.keys[len];
+            if let Err(malformed) = extract(header, bytes, port.id(), 0, key) {
+                self.drop_frame(port, tx, slot, malformed.into());
+                continue;
+            }
+            let hash = table.hash(key);
+            cache.prefetch(hash);
+            (batch.slots[len], batch.bytes[len], batch.hashes[len]) = (slot, bytes, hash);
+            len += 1;
         }
         for (guess, hash) in batch.guesses.iter_mut().zip(&batch.hashes).take(len) {
             *guess = cache.guess(*hash);
@@ -717,11 +730,18 @@ fn take_segment(batch: &mut Batch, port: &Port, slot: u16, buffer: Segment) -> R
     let header = unsafe {
         let header = port.frames.header_mut(slot);
         buffer.read(&mut raw);
-        copy_header(buffer.skip(PREFIX), header, header_bytes);
+        copy_header(buffer.from(PREFIX), header, header_bytes);
         &header[..header_bytes as usize]
     };
-    let payload = buffer.skip(PREFIX + header_bytes);
+    let payload = buffer.from(PREFIX + header_bytes);
     let payload = if payload.is_empty() { &[][..] } else { core::slice::from_ref(&payload) };
+    if VnetHdr::is_plain_raw(&raw) {
+        // The usual frame, whose header the compiler then knows.
+        batch.add(port, slot, frame_bytes);
+        // SAFETY: as above.
+        unsafe { port.frames.fill(slot, frame_bytes, VnetHdr::PLAIN, header, payload) };
+        return Ok(());
+    }
     add_frame(batch, port, slot, frame_bytes, &raw, header, payload)
 }
 
@@ -746,7 +766,7 @@ fn take_frame(
     add_frame(batch, port, slot, frame_bytes, &raw, header, &payload)
 }
 
-#[inline]
+#[inline(never)]
 fn add_frame(
     batch: &mut Batch,
     port: &Port,
@@ -758,7 +778,7 @@ fn add_frame(
 ) -> Result<(), DropReason> {
     let vnet = VnetHdr::decode(raw).map_err(|_| DropReason::BadVnetHdr)?;
     vnet.check(bytes).map_err(|_| DropReason::BadVnetHdr)?;
-    batch.add(port, slot, bytes, header)?;
+    batch.add(port, slot, bytes);
     // SAFETY: the slot is free and this core has the claim on the sender's transmit side.
     unsafe { port.frames.fill(slot, bytes, vnet, header, payload) };
     Ok(())
@@ -792,15 +812,13 @@ fn frame_bytes(bytes: u32) -> Result<u32, DropReason> {
 
 impl Batch {
     #[inline]
-    fn add(&mut self, port: &Port, slot: u16, bytes: u32, header: &[u8]) -> Result<(), DropReason> {
+    fn add(&mut self, port: &Port, slot: u16, bytes: u32) {
         let at = self.len;
-        extract(header, bytes, port.id(), 0, &mut self.keys[at])?;
         // In flight from here on: a ring that offers the same head again in this batch is found out.
         port.frames.set_copies(slot, 1);
         self.slots[at] = slot;
         self.bytes[at] = bytes;
         self.len = at + 1;
-        Ok(())
     }
 }
 
@@ -811,16 +829,17 @@ impl Batch {
 /// `from` is mapped and has at least `bytes` bytes.
 #[inline]
 unsafe fn copy_header(from: Segment, to: &mut [u8; HEADER_BYTES], bytes: u32) {
-    let bytes = bytes as usize;
+    let length = bytes as usize;
     // SAFETY: each piece lies within `bytes`.
     unsafe {
-        match bytes {
+        match length {
+            64 => from.read(to.first_chunk_mut::<64>().expect("64 bytes")),
             64.. => {
-                let (first, last) = (from.first(64), from.skip(bytes as u32 - 64));
-                first.read(<&mut [u8; 64]>::try_from(&mut to[..64]).expect("64 bytes"));
-                last.read(<&mut [u8; 64]>::try_from(&mut to[bytes - 64..bytes]).expect("64 bytes"));
+                let tail: &mut [u8; 64] = (&mut to[length - 64..length]).try_into().expect("64 bytes");
+                from.from(bytes - 64).read(tail);
+                from.read(to.first_chunk_mut::<64>().expect("64 bytes"));
             }
-            _ => from.read(&mut to[..bytes]),
+            _ => from.read(&mut to[..length]),
         }
     }
 }
