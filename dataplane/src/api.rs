@@ -170,10 +170,9 @@ pub enum Verdict {
 pub enum Request {
     /// Installs a flow; failure is answered with [`Event::InstallFailed`].
     Install(FlowSpec),
-    /// Gives an installed flow other actions, keeping its counters. Unknown ids are ignored: the flow is
-    /// gone, and its [`Event::FlowRemoved`] is on the way.
+    /// Gives an installed flow other actions, keeping its counters. Unknown ids are ignored.
     Modify(FlowId, Arc<[Action]>),
-    /// Removes a flow. Unknown ids are ignored, as above.
+    /// Removes a flow. Unknown ids are ignored.
     Remove(FlowId),
     /// Decides on a packet that waits.
     Resolve(UpcallId, Verdict),

@@ -89,7 +89,9 @@ pub struct Entered {
     pub down: bool,
 }
 
-/// The switch. See the [module head](self).
+/// The switch: its tables and ports, and the four ways for a core to enter it, [`transmit`](Switch::transmit),
+/// [`receive`](Switch::receive), [`idle`](Switch::idle) and [`expire`](Switch::expire). Any number of cores enter at
+/// once, each with a [`CoreContext`] of its own.
 pub struct Switch {
     config: SwitchConfig,
     ports: Box<[AtomicPtr<Port>]>,

@@ -834,7 +834,7 @@ unsafe fn copy_header(from: Segment, to: &mut [u8; HEADER_BYTES], bytes: u32) {
     unsafe {
         match length {
             64 => from.read(to.first_chunk_mut::<64>().expect("64 bytes")),
-            64.. => {
+            65.. => {
                 let tail: &mut [u8; 64] = (&mut to[length - 64..length]).try_into().expect("64 bytes");
                 from.from(bytes - 64).read(tail);
                 from.read(to.first_chunk_mut::<64>().expect("64 bytes"));
