@@ -25,7 +25,7 @@ const EVENTS: usize = 64;
 /// A worker that found so many frames at once gives way before it takes more. Where the VMs share the worker's
 /// cores, a third more small UDP packets arrive than when it runs until it is preempted; a lone packet, or a few large
 /// ones, do not pay for it.
-const YIELD_FRAMES: u32 = 16;
+const YIELD_FRAMES: u32 = 64;
 
 /// What a worker is told.
 enum Order {
