@@ -4,7 +4,7 @@
 //! the table allows. It asserts what was found.
 //!
 //! `cargo bench -p hyper-switch-dataplane --bench lookup`; instructions:
-//! `valgrind --tool=callgrind --toggle-collect='*Switch*covered*' target/release/deps/lookup-HASH --bench hit/100 --profile-time 1`
+//! `valgrind --tool=callgrind --toggle-collect='*Switch*covered*' target/release/deps/lookup-HASH --bench 'hit/100$' --profile-time 1`
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId};

@@ -55,3 +55,39 @@ impl Hasher {
         hash
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Neighbouring keys spread over a cache's buckets as random ones would, whatever the seed.
+    use super::*;
+    use std::collections::HashMap;
+
+    /// The fullest bucket of 4,096, and how many are in use, for `keys`.
+    fn spread(seed: u64, keys: impl Iterator<Item = FlowKey>) -> (usize, usize) {
+        let hasher = Hasher::new(seed);
+        let mut buckets = HashMap::<u64, usize>::new();
+        keys.for_each(|key| *buckets.entry(hasher.key(&key) & 4095).or_default() += 1);
+        (buckets.values().copied().max().unwrap_or(0), buckets.len())
+    }
+
+    #[test]
+    fn neighbours_spread() {
+        for seed in 0..32 {
+            let sources =
+                (0..4096).map(|n| FlowKey { in_port: 1, eth_type: 0x800, ip4_src: n, ..FlowKey::ZERO });
+            let (fullest, used) = spread(seed, sources);
+            // Random keys would use 1 - 1/e of the buckets, 2,589; the fullest would have about 6.
+            assert!(fullest <= 12 && used > 2_400, "sources, seed {seed}: {fullest}, {used}");
+            let ports = (0..4096).map(|n| FlowKey { in_port: 1, ip_proto: 6, l4_src: n, ..FlowKey::ZERO });
+            let (fullest, used) = spread(seed, ports);
+            assert!(fullest <= 12 && used > 2_400, "ports, seed {seed}: {fullest}, {used}");
+            let hosts = (0..4096u32).map(|n| {
+                let [.., a, b] = n.to_be_bytes();
+                FlowKey { ip6_src: [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b], ..FlowKey::ZERO }
+                    .with_flags()
+            });
+            let (fullest, used) = spread(seed, hosts);
+            assert!(fullest <= 12 && used > 2_400, "hosts, seed {seed}: {fullest}, {used}");
+        }
+    }
+}
