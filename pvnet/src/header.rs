@@ -106,9 +106,6 @@ impl VnetHdr {
     /// be true depends on the frame, see [`VnetHdr::check`].
     #[inline]
     pub fn decode(raw: &[u8; VNET_HDR_BYTES]) -> Result<VnetHdr, VnetFault> {
-        if VnetHdr::is_plain_raw(raw) {
-            return Ok(VnetHdr::PLAIN);
-        }
         let gso = match raw[1] & !GSO_ECN {
             0 => GsoType::None,
             1 => GsoType::Tcp4,
