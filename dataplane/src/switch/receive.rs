@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::port::{Port, PortFault, Sink};
 use arrayvec::ArrayVec;
 use core::sync::atomic::{Ordering, fence};
-use hyper_switch_pvnet::header::{VNET_HDR_BYTES, VnetHdr};
+use hyper_switch_pvnet::header::VNET_HDR_BYTES;
 use hyper_switch_pvnet::mem::Segment;
 use hyper_switch_pvnet::ring::device::{DeviceQueue, RingFault, Segments};
 
@@ -140,7 +140,7 @@ impl<'a, H: Host> Entry<'a, H> {
             // SAFETY: the reference in the queue stands for a copy that is this core's to make.
             let view = unsafe { View::new(from, frame) }.for_receiver(port.offloads);
             let copied = if port.offloads.accept(&view.vnet) {
-                copy(&mut cx.copy.chains, queue, mergeable, &view.vnet, &Parts::from(&view))
+                copy(&mut cx.copy.chains, queue, mergeable, &view)
             } else {
                 copy_finished(&mut cx.copy, queue, mergeable, port, &view)
             };
@@ -230,29 +230,15 @@ struct Sender<'a> {
     slots: ArrayVec<u16, BATCH>,
 }
 
-/// A frame's bytes behind its `virtio_net_hdr`.
-struct Parts<'a> {
-    header: &'a [u8],
-    payload: &'a [Segment],
-    bytes: u32,
-}
-
-impl<'a> From<&View<'a>> for Parts<'a> {
-    fn from(view: &View<'a>) -> Parts<'a> {
-        Parts { header: view.header, payload: view.payload, bytes: view.bytes }
-    }
-}
-
 /// The one copy: takes receive buffers for a frame and writes it there. Answers the bytes written.
 #[inline]
 fn copy(
     chains: &mut Chains,
     queue: &mut DeviceQueue,
     mergeable: bool,
-    vnet: &VnetHdr,
-    parts: &Parts<'_>,
+    view: &View<'_>,
 ) -> Result<u32, CopyError> {
-    let total = parts.bytes + VNET_HDR_BYTES as u32;
+    let total = view.bytes + VNET_HDR_BYTES as u32;
     if queue.available()? == 0 {
         return Err(CopyError::NoBuffers);
     }
@@ -261,11 +247,11 @@ fn copy(
         Some(buffer) if buffer.len() >= total => {
             // SAFETY: the buffer was translated just now and is long enough; the frame is in flight (all writes).
             unsafe {
-                buffer.write(&vnet.encode(1));
+                buffer.write(&view.vnet.encode(1));
                 let mut at = buffer.from(VNET_HDR_BYTES as u32);
-                write_header(at, parts.header);
-                at = at.from(parts.header.len() as u32);
-                for segment in parts.payload {
+                write_header(at, view.header);
+                at = at.from(view.header.len() as u32);
+                for segment in view.payload {
                     segment.copy_to(at);
                     at = at.from(segment.len());
                 }
@@ -275,7 +261,7 @@ fn copy(
         }
         _ => {
             queue.unpop(1);
-            copy_scattered(chains, queue, mergeable, vnet, parts)
+            copy_scattered(chains, queue, mergeable, view)
         }
     }
 }
@@ -286,10 +272,9 @@ fn copy_scattered(
     chains: &mut Chains,
     queue: &mut DeviceQueue,
     mergeable: bool,
-    vnet: &VnetHdr,
-    parts: &Parts<'_>,
+    view: &View<'_>,
 ) -> Result<u32, CopyError> {
-    let total = parts.bytes + VNET_HDR_BYTES as u32;
+    let total = view.bytes + VNET_HDR_BYTES as u32;
     chains.segments.clear();
     chains.heads.clear();
     let mut holds: u32 = 0;
@@ -315,7 +300,7 @@ fn copy_scattered(
         chains.heads.push((head, bytes));
         holds = holds.saturating_add(bytes);
     }
-    Scatter::new(&chains.segments).write(&vnet.encode(chains.heads.len() as u16), parts);
+    Scatter::new(&chains.segments).write(&view.vnet.encode(chains.heads.len() as u16), view);
     let mut left = total;
     for (head, bytes) in &chains.heads {
         let used = left.min(*bytes);
@@ -341,7 +326,7 @@ fn copy_finished(
         let bytes = (head.len() + tail.len()) as u32;
         let tail = [Segment::new(tail.as_ptr().cast_mut(), tail.len() as u32)];
         let payload = if tail[0].is_empty() { &[] } else { &tail[..] };
-        match copy(chains, queue, mergeable, vnet, &Parts { header: head, payload, bytes }) {
+        match copy(chains, queue, mergeable, &View { vnet: *vnet, header: head, payload, bytes }) {
             Ok(bytes) => written += bytes,
             Err(error) => failed = Some(error),
         }
@@ -390,9 +375,9 @@ impl<'a> Scatter<'a> {
     }
 
     /// The segments hold all of it, as the caller has counted.
-    fn write(&mut self, vnet: &[u8], parts: &Parts<'_>) {
+    fn write(&mut self, vnet: &[u8], view: &View<'_>) {
         let own = |bytes: &[u8]| Segment::new(bytes.as_ptr().cast_mut(), bytes.len() as u32);
-        for from in [own(vnet), own(parts.header)].iter().chain(parts.payload) {
+        for from in [own(vnet), own(view.header)].iter().chain(view.payload) {
             let mut from = *from;
             while !from.is_empty() {
                 if self.at.is_empty() {
