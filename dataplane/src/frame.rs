@@ -16,6 +16,7 @@
 //! completion queue. Rewritten headers ([`Edited`]) have slots of their own, from a bounded pool of the sender.
 
 use crate::key::HEADER_BYTES;
+use crate::key::usual::START_WORDS;
 use crate::{action::edit::Header, api::PortId};
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
@@ -42,6 +43,12 @@ impl FrameRef {
             | u64::from(edit) << 16
             | u64::from(queued_ms);
         FrameRef(NonZeroU64::new(word).expect("the valid bit is set"))
+    }
+
+    /// The same for another of the sender's frames, where this one's slot is 0.
+    #[inline]
+    pub(crate) fn with_slot(self, slot: u16) -> FrameRef {
+        FrameRef(self.0 | u64::from(slot) << 32)
     }
 
     #[inline]
@@ -104,19 +111,22 @@ pub(crate) struct Edited {
     pub(crate) next: u16,
 }
 
-#[repr(align(64))]
+/// Three cache lines: what is known, and the header's bytes.
+#[repr(C, align(64))]
 struct Slot {
     copies: AtomicU32,
     frame: UnsafeCell<Frame>,
+    header: HeaderCopy,
 }
 
 #[repr(align(64))]
 struct HeaderCopy(UnsafeCell<[u8; HEADER_BYTES]>);
 
+const _: () = assert!(size_of::<Slot>() == 3 * 64);
+
 /// The frames in flight of one sender.
 pub(crate) struct FrameStore {
     slots: Box<[Slot]>,
-    headers: Box<[HeaderCopy]>,
     payloads: Box<[UnsafeCell<[Segment; MAX_SEGMENTS]>]>,
     edits: Box<[UnsafeCell<Edited>]>,
 }
@@ -136,17 +146,30 @@ const EMPTY: Frame = Frame {
     payload: Segment::EMPTY,
 };
 
+/// Copies `N` bytes of a frame from its byte `at` on to the same place in its header.
+///
+/// # Safety
+/// The frame is mapped and has as many bytes, and so does the header.
+#[inline(always)]
+unsafe fn copy_piece<const N: usize>(frame: Segment, header: *mut u8, at: u32) {
+    // SAFETY: the caller's word.
+    unsafe { frame.from(at).read(&mut *header.add(at as usize).cast::<[u8; N]>()) }
+}
+
 impl FrameStore {
-    /// A store of `slots` frames. With `headers`, it has room for their headers and for payloads of several
-    /// segments: a ring's frames. Without, frames lie whole in buffers of the switch's own: a device's.
-    pub(crate) fn new(slots: usize, headers: bool, edits: usize) -> FrameStore {
-        let own = if headers { slots } else { 0 };
+    /// A store of `slots` frames. With `scattered`, it has room for payloads of several segments, as a ring's frames
+    /// have. Without, frames lie whole in buffers of the switch's own: a device's.
+    pub(crate) fn new(slots: usize, scattered: bool, edits: usize) -> FrameStore {
+        let slot = || Slot {
+            copies: AtomicU32::new(0),
+            frame: UnsafeCell::new(EMPTY),
+            header: HeaderCopy(UnsafeCell::new([0; HEADER_BYTES])),
+        };
         FrameStore {
-            slots: (0..slots)
-                .map(|_| Slot { copies: AtomicU32::new(0), frame: UnsafeCell::new(EMPTY) })
+            slots: (0..slots).map(|_| slot()).collect(),
+            payloads: (0..if scattered { slots } else { 0 })
+                .map(|_| UnsafeCell::new([Segment::EMPTY; MAX_SEGMENTS]))
                 .collect(),
-            headers: (0..own).map(|_| HeaderCopy(UnsafeCell::new([0; HEADER_BYTES]))).collect(),
-            payloads: (0..own).map(|_| UnsafeCell::new([Segment::EMPTY; MAX_SEGMENTS])).collect(),
             edits: (0..edits)
                 .map(|_| {
                     UnsafeCell::new(Edited { header: Header::EMPTY, vnet: VnetHdr::PLAIN, next: NO_EDIT })
@@ -175,7 +198,7 @@ impl FrameStore {
     #[expect(clippy::mut_from_ref, reason = "the claim makes the caller the only one")]
     pub(crate) unsafe fn header_mut(&self, slot: u16) -> &mut [u8; HEADER_BYTES] {
         // SAFETY: the caller's word.
-        unsafe { &mut *self.headers[usize::from(slot)].0.get() }
+        unsafe { &mut *self.slots[usize::from(slot)].header.0.get() }
     }
 
     /// Fills a free slot. Payloads of more than one segment are put beside it.
@@ -212,6 +235,44 @@ impl FrameStore {
         };
         // SAFETY: the caller's word.
         unsafe { *self.slots[slot].frame.get() = frame }
+    }
+
+    /// Fills a free slot with a plain frame of `bytes`, all of it in `frame` behind its `virtio_net_hdr`, and copies
+    /// its header, of which `start` was read already. Answers whether the slot was free and so was filled; one copy
+    /// of it is then to be made.
+    ///
+    /// # Safety
+    /// The caller has the claim on the sender's transmit side; `frame` is mapped for as long as the port lives, and
+    /// `start` is what was read of its first bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn fill_plain(&self, slot: u16, frame: Segment, start: [u64; START_WORDS]) -> bool {
+        let Some(place) = self.slots.get(usize::from(slot)) else { return false };
+        // Acquire: the readers of before are done.
+        if place.copies.load(Ordering::Acquire) != 0 {
+            return false;
+        }
+        place.copies.store(1, Ordering::Relaxed);
+        let header_bytes = frame.len().min(HEADER_BYTES as u32);
+        let header = place.header.0.get().cast::<u8>();
+        // SAFETY: the caller's word. Each piece lies within the first `header_bytes` of the frame and of the header.
+        unsafe {
+            // Pieces whose length the compiler knows, and which may overlap: what was read already goes last.
+            if header_bytes > 64 {
+                copy_piece::<64>(frame, header, header_bytes - 64);
+            }
+            copy_piece::<24>(frame, header, header_bytes.min(64) - 24);
+            header.cast::<[u64; START_WORDS]>().write(start);
+            *place.frame.get() = Frame {
+                bytes: frame.len(),
+                header_bytes: header_bytes as u16,
+                segments: u16::from(frame.len() > header_bytes),
+                first_edit: NO_EDIT,
+                vnet: VnetHdr::PLAIN,
+                header,
+                payload: frame.from(header_bytes),
+            };
+        }
+        true
     }
 
     /// Sets how many copies are to be made, before any reference to the frame is published.
@@ -258,6 +319,16 @@ impl FrameStore {
             let frame = self.frame(slot);
             core::slice::from_raw_parts(frame.header, frame.header_bytes.into())
         }
+    }
+
+    /// Whether a frame has edited headers.
+    ///
+    /// # Safety
+    /// As for [`FrameStore::frame`].
+    #[inline]
+    pub(crate) unsafe fn is_edited(&self, slot: u16) -> bool {
+        // SAFETY: as for `frame`.
+        unsafe { self.frame(slot).first_edit != NO_EDIT }
     }
 
     /// An edited header of a frame in flight.

@@ -31,15 +31,22 @@ impl Inbox {
         Inbox { head: CachePadded::default(), tail: CachePadded::default(), places }
     }
 
+    /// The places for `count` entries from `index` on, of which there are no more than that: those before the end of
+    /// the memory, then those from its start.
     #[inline]
-    fn place(&self, index: u64) -> &AtomicU64 {
-        &self.places[index as usize & (self.places.len() - 1)]
+    fn run(&self, index: u64, count: usize) -> (&[AtomicU64], &[AtomicU64]) {
+        let at = index as usize & (self.places.len() - 1);
+        let (start, end) = self.places.split_at(at);
+        match end.get(..count) {
+            Some(run) => (run, &[]),
+            None => (end, &start[..count - end.len()]),
+        }
     }
 
     /// Puts as many of `entries` as there is room for, in order and without another core's in between.
     /// Answers how many.
     #[inline]
-    pub(crate) fn put(&self, entries: impl ExactSizeIterator<Item = NonZeroU64>) -> usize {
+    pub(crate) fn put(&self, mut entries: impl ExactSizeIterator<Item = NonZeroU64>) -> usize {
         let mut tail = self.tail.load(Ordering::Relaxed);
         let (mut taken, mut head);
         loop {
@@ -55,8 +62,12 @@ impl Inbox {
                 Err(now) => tail = now,
             }
         }
-        for (index, entry) in (tail..tail + taken).zip(entries) {
-            self.place(index).store(entry.get(), Ordering::Release);
+        let (run, rest) = self.run(tail, taken as usize);
+        for run in [run, rest] {
+            // In this order: where the places end first, no entry is lost.
+            for (place, entry) in run.iter().zip(&mut entries) {
+                place.store(entry.get(), Ordering::Release);
+            }
         }
         taken as usize
     }
@@ -67,21 +78,27 @@ impl Inbox {
     #[inline]
     pub(crate) fn peek(&self, into: &mut [u64]) -> usize {
         let head = self.head.load(Ordering::Relaxed);
-        for (count, slot) in into.iter_mut().take(self.places.len()).enumerate() {
-            match self.place(head + count as u64).load(Ordering::Acquire) {
-                0 => return count,
-                entry => *slot = entry,
+        let (run, rest) = self.run(head, into.len().min(self.places.len()));
+        let mut count = 0;
+        for run in [run, rest] {
+            for (place, slot) in run.iter().zip(&mut into[count..]) {
+                match place.load(Ordering::Acquire) {
+                    0 => return count,
+                    entry => *slot = entry,
+                }
+                count += 1;
             }
         }
-        into.len().min(self.places.len())
+        count
     }
 
     /// Takes the first `count` entries, which [`Inbox::peek`] showed.
     #[inline]
     pub(crate) fn take(&self, count: usize) {
         let head = self.head.load(Ordering::Relaxed);
-        for index in head..head + count as u64 {
-            self.place(index).store(0, Ordering::Relaxed);
+        let (run, rest) = self.run(head, count);
+        for run in [run, rest] {
+            run.iter().for_each(|place| place.store(0, Ordering::Relaxed));
         }
         self.head.store(head + count as u64, Ordering::Release);
     }

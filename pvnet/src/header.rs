@@ -96,10 +96,17 @@ impl VnetHdr {
         csum_offset: 0,
     };
 
-    /// Whether the 12 bytes ask for nothing: the usual frame. Without flags and type, the other fields mean nothing.
+    /// Whether a header that starts with these two bytes, flags and type, asks for nothing: the usual frame's. Its
+    /// other fields then mean nothing.
     #[inline]
-    pub fn is_plain_raw(raw: &[u8; VNET_HDR_BYTES]) -> bool {
-        raw[0] == 0 && raw[1] == 0
+    pub fn is_plain_start(start: [u8; 2]) -> bool {
+        start == [0, 0]
+    }
+
+    /// As [`VnetHdr::is_plain_start`], of a header that was taken apart.
+    #[inline]
+    pub fn asks_nothing(&self) -> bool {
+        self.flags == 0 && self.gso == GsoType::None
     }
 
     /// Takes the 12 bytes apart. Fails only for a `gso_type` that is not defined; whether the rest can

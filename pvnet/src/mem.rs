@@ -13,6 +13,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::ptr;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 /// One run of bytes in host addresses, translated and bounds-checked: part of a frame.
 ///
@@ -90,6 +91,21 @@ impl Segment {
         unsafe { ptr::copy_nonoverlapping(self.ptr, into.as_mut_ptr(), into.len()) }
     }
 
+    /// Copies the segment's first `N` bytes out of guest memory. They were read once and are not read again,
+    /// whatever is computed from them.
+    ///
+    /// # Safety
+    /// As for [`Segment::read`].
+    #[inline(always)]
+    pub unsafe fn load<const N: usize>(self) -> [u8; N] {
+        debug_assert!(N <= self.len as usize);
+        // SAFETY: the caller vouches for the bytes; an array of bytes may lie anywhere.
+        let bytes = unsafe { self.ptr.cast::<[u8; N]>().read_unaligned() };
+        // A compiler may otherwise load a value again instead of keeping it.
+        compiler_fence(Ordering::SeqCst);
+        bytes
+    }
+
     /// Copies `from` to the segment's first bytes.
     ///
     /// # Safety
@@ -116,20 +132,38 @@ impl Segment {
     }
 }
 
-/// Host memory at a guest address.
-#[derive(Clone)]
-pub struct Region {
+/// Where a region lies, without what keeps it there: for whoever looks into the same region again and again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
     guest_addr: u64,
     bytes: u64,
     host: *mut u8,
-    _owner: Arc<dyn Send + Sync>,
 }
 
-// SAFETY: `host` is an address that `_owner`, itself Send and Sync, keeps mapped; access is unsafe
-// and justified where it happens.
-unsafe impl Send for Region {}
+// SAFETY: addresses and a length; access is unsafe and justified where it happens.
+unsafe impl Send for Window {}
 // SAFETY: as above.
-unsafe impl Sync for Region {}
+unsafe impl Sync for Window {}
+
+impl Window {
+    /// Nothing lies in it.
+    pub(crate) const EMPTY: Window = Window { guest_addr: 0, bytes: 0, host: ptr::null_mut() };
+
+    /// As [`GuestMemory::translate_whole`], in this region alone.
+    #[inline(always)]
+    pub(crate) fn translate_whole(&self, addr: u64, bytes: u32) -> Option<Segment> {
+        let offset = addr.wrapping_sub(self.guest_addr);
+        let fits = offset < self.bytes && self.bytes - offset >= u64::from(bytes);
+        fits.then(|| Segment { ptr: self.host.wrapping_add(offset as usize), len: bytes })
+    }
+}
+
+/// Host memory at a guest address.
+#[derive(Clone)]
+pub struct Region {
+    window: Window,
+    _owner: Arc<dyn Send + Sync>,
+}
 
 impl Region {
     /// `bytes` of host memory from `host` on, seen by the guest at `guest_addr`.
@@ -138,7 +172,7 @@ impl Region {
     /// The range is mapped readable and writable for as long as `owner` lives, and no Rust reference
     /// to any of it exists while the region does, but for the guest's own.
     pub unsafe fn new(guest_addr: u64, bytes: u64, host: *mut u8, owner: Arc<dyn Send + Sync>) -> Region {
-        Region { guest_addr, bytes, host, _owner: owner }
+        Region { window: Window { guest_addr, bytes, host }, _owner: owner }
     }
 }
 
@@ -176,9 +210,9 @@ pub struct GuestMemory {
 impl GuestMemory {
     /// Memory made of `regions`, in any order.
     pub fn new(mut regions: Vec<Region>) -> Result<GuestMemory, RegionError> {
-        regions.sort_by_key(|r| r.guest_addr);
+        regions.sort_by_key(|region| region.window.guest_addr);
         let mut end = 0;
-        for Region { guest_addr, bytes, host, .. } in regions.iter().cloned() {
+        for Window { guest_addr, bytes, host } in regions.iter().map(|region| region.window) {
             let wraps = RegionError::Wraps { guest_addr, bytes };
             let next = guest_addr.checked_add(bytes).ok_or(wraps)?;
             if bytes == 0 || (host as u64).checked_add(bytes).is_none() {
@@ -205,27 +239,34 @@ impl GuestMemory {
     /// at least one byte (or none, if `bytes` is 0). The caller goes on behind a shorter answer.
     #[inline]
     pub fn translate(&self, addr: u64, bytes: u32) -> Result<Segment, MemoryFault> {
-        for region in &self.regions {
-            let offset = addr.wrapping_sub(region.guest_addr);
-            if offset < region.bytes {
-                let len = u64::from(bytes).min(region.bytes - offset) as u32;
-                return Ok(Segment { ptr: region.host.wrapping_add(offset as usize), len });
+        for Region { window, .. } in &self.regions {
+            let offset = addr.wrapping_sub(window.guest_addr);
+            if offset < window.bytes {
+                let len = u64::from(bytes).min(window.bytes - offset) as u32;
+                return Ok(Segment { ptr: window.host.wrapping_add(offset as usize), len });
             }
         }
         Err(MemoryFault { addr, bytes: bytes.into() })
     }
 
     /// The host memory of a range that must lie in one region: a ring, say.
+    #[inline]
     pub fn translate_whole(&self, addr: u64, bytes: u32) -> Result<Segment, MemoryFault> {
-        match self.translate(addr, bytes)? {
-            segment if segment.len == bytes => Ok(segment),
-            _ => Err(MemoryFault { addr, bytes: bytes.into() }),
-        }
+        let found = self.regions.iter().find_map(|region| region.window.translate_whole(addr, bytes));
+        found.ok_or(MemoryFault { addr, bytes: bytes.into() })
+    }
+
+    /// Where the region lies that a guest address is in.
+    pub(crate) fn window(&self, addr: u64) -> Option<Window> {
+        self.regions
+            .iter()
+            .map(|region| region.window)
+            .find(|window| window.translate_whole(addr, 1).is_some())
     }
 
     /// Bytes of all regions together.
     pub fn bytes(&self) -> u64 {
-        self.regions.iter().map(|r| r.bytes).sum()
+        self.regions.iter().map(|region| region.window.bytes).sum()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::table::FlowIndex;
 use alloc::boxed::Box;
-use alloc::vec;
+use zerocopy::FromZeros;
 
 /// Buckets, a power of two: 64 KiB a core, a fraction of its second-level cache.
 const BUCKETS: usize = 4096;
@@ -13,12 +13,12 @@ const BUCKETS: usize = 4096;
 /// One core's cache.
 pub(crate) struct ExactMatchCache {
     /// Each entry: upper half of the hash, and the place plus one; 0 is empty. The first is the newer.
-    buckets: Box<[[u64; 2]]>,
+    buckets: Box<[[u64; 2]; BUCKETS]>,
 }
 
 impl ExactMatchCache {
     pub(crate) fn new() -> ExactMatchCache {
-        ExactMatchCache { buckets: vec![[0; 2]; BUCKETS].into() }
+        ExactMatchCache { buckets: <[_; BUCKETS]>::new_box_zeroed().expect("a cache fits memory") }
     }
 
     /// Starts the load of the bucket for `hash`.
@@ -27,13 +27,14 @@ impl ExactMatchCache {
         crate::prefetch(&raw const self.buckets[hash as usize & (BUCKETS - 1)]);
     }
 
-    /// The flow's place that the cache remembers for `hash`. Whether the flow there is live and covers the key is
-    /// for the caller to ask the table.
+    /// The flow's place that the cache remembers for `hash`, or one that no flow has. Whether a flow is there, live,
+    /// and covers the key is for the caller to ask the table.
     #[inline]
-    pub(crate) fn guess(&self, hash: u64) -> Option<FlowIndex> {
+    pub(crate) fn guess(&self, hash: u64) -> FlowIndex {
         let [newer, older] = self.buckets[hash as usize & (BUCKETS - 1)];
         let entry = if older >> 32 == hash >> 32 { older } else { newer };
-        (entry >> 32 == hash >> 32 && entry as u32 != 0).then(|| FlowIndex(entry as u32 - 1))
+        // An empty entry's number wraps to one that no flow has.
+        FlowIndex(if entry >> 32 == hash >> 32 { (entry as u32).wrapping_sub(1) } else { u32::MAX })
     }
 
     /// Remembers the place of the flow for `hash`.

@@ -19,6 +19,7 @@ mod display;
 pub mod extract;
 #[cfg(test)]
 pub(crate) mod frames;
+pub(crate) mod usual;
 
 pub use extract::{Layout, Malformed, Network, Transport, exthdr, extract};
 
@@ -171,6 +172,15 @@ impl FlowKey {
     fn hot_words(&mut self) -> &mut [u64; 8] {
         let words: &mut [u64; 16] = zerocopy::transmute_mut!(self);
         words.first_chunk_mut().expect("eight of sixteen")
+    }
+
+    /// Makes this the key with this first cache line and nothing in the second.
+    #[inline(always)]
+    pub(crate) fn set_line(&mut self, line: [u64; 8]) {
+        if self.has_cold() {
+            self.clear_cold();
+        }
+        *self.hot_words() = line;
     }
 
     /// The first word: `in_port`, then `ip_proto`, `ip_tos`, `ip_frag` and `flags`.

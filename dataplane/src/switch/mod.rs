@@ -209,7 +209,7 @@ impl Switch {
         let _inside = self.enter_epoch(cx);
         let covers = |key: &&FlowKey| {
             let hash = self.table.hash(key);
-            if cx.cache.guess(hash).and_then(|index| self.table.covering(index, key)).is_some() {
+            if self.table.covering(cx.cache.guess(hash), key).is_some() {
                 return true;
             }
             let found = self.table.find(key);

@@ -4,7 +4,7 @@ use super::deliver::{Finisher, View};
 use super::{CoreContext, Entry};
 use crate::api::{DropReason, PortId};
 use crate::claim::Word;
-use crate::frame::FrameRef;
+use crate::frame::{FrameRef, FrameStore, NO_EDIT};
 use crate::host::Host;
 use crate::port::{Port, PortFault, Sink};
 use arrayvec::ArrayVec;
@@ -33,6 +33,15 @@ struct Chains {
     /// Each chain's head and how many bytes it holds.
     heads: ArrayVec<(u16, u32), { hyper_switch_pvnet::ring::device::MAX_SEGMENTS }>,
 }
+
+/// What was copied: a frame of so many bytes, and the bytes written for it.
+struct Copied {
+    frame_bytes: u32,
+    written: u32,
+}
+
+/// The `virtio_net_hdr` of a frame that asks for nothing, in one buffer.
+const PLAIN_IN_ONE_BUFFER: [u8; VNET_HDR_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 /// Why a frame was not copied.
 enum CopyError {
@@ -138,22 +147,22 @@ impl<'a, H: Host> Entry<'a, H> {
             let frame = FrameRef::from_word(*word).expect("entries of the queue are references");
             let from = self.sender(cx, &mut sender, frame.port());
             // SAFETY: the reference in the queue stands for a copy that is this core's to make.
-            let view = unsafe { View::new(from, frame) }.for_receiver(port.offloads);
-            let copied = if port.offloads.accept(&view.vnet) {
-                copy(&mut cx.copy.chains, queue, mergeable, &view)
+            if let Some(written) = unsafe { copy_plain(queue, &from.frames, frame) } {
+                frames += 1;
+                bytes += u64::from(written) - VNET_HDR_BYTES as u64;
+                copied_bytes += u64::from(written);
             } else {
-                copy_finished(&mut cx.copy, queue, mergeable, port, &view)
-            };
-            match copied {
-                Ok(written) => {
-                    frames += 1;
-                    bytes += u64::from(view.bytes);
-                    copied_bytes += u64::from(written);
-                }
-                Err(CopyError::Drop(reason)) => counters.drop_rx(reason, 1),
-                Err(stop) => {
-                    stopped = Some(stop);
-                    break;
+                match copy_any(&mut cx.copy, queue, mergeable, port, from, frame) {
+                    Ok(copied) => {
+                        frames += 1;
+                        bytes += u64::from(copied.frame_bytes);
+                        copied_bytes += u64::from(copied.written);
+                    }
+                    Err(CopyError::Drop(reason)) => counters.drop_rx(reason, 1),
+                    Err(stop) => {
+                        stopped = Some(stop);
+                        break;
+                    }
                 }
             }
             done += 1;
@@ -228,6 +237,53 @@ impl<'a, H: Host> Entry<'a, H> {
 struct Sender<'a> {
     port: Option<&'a Port>,
     slots: ArrayVec<u16, BATCH>,
+}
+
+/// The one copy of the usual frame, which asks for nothing and is sent as it came, into one buffer that has room for
+/// it. Answers the bytes written; for any other frame or buffer nothing is done.
+///
+/// # Safety
+/// `frame` stands for a copy that the caller is to make, of a frame in `frames`.
+#[inline(always)]
+unsafe fn copy_plain(queue: &mut DeviceQueue, frames: &FrameStore, frame: FrameRef) -> Option<u32> {
+    // SAFETY: the caller's word.
+    let whole = unsafe { frames.frame(frame.slot()) };
+    let is_plain = whole.vnet.asks_nothing() && whole.segments <= 1 && frame.edit() == NO_EDIT;
+    if !is_plain || !queue.has_next() {
+        return None;
+    }
+    let total = whole.bytes + VNET_HDR_BYTES as u32;
+    let (head, buffer) = queue.pop_single(total)?;
+    // SAFETY: the buffer was translated just now and is long enough; the frame is in flight (all writes).
+    unsafe {
+        buffer.write(&PLAIN_IN_ONE_BUFFER);
+        let at = buffer.from(VNET_HDR_BYTES as u32);
+        write_header(at, core::slice::from_raw_parts(whole.header, whole.header_bytes.into()));
+        if whole.segments != 0 {
+            whole.payload.copy_to(at.from(whole.header_bytes.into()));
+        }
+    }
+    queue.push_used(head, total);
+    Some(total)
+}
+
+#[inline(never)]
+fn copy_any(
+    scratch: &mut CopyScratch,
+    queue: &mut DeviceQueue,
+    mergeable: bool,
+    port: &Port,
+    from: &Port,
+    frame: FrameRef,
+) -> Result<Copied, CopyError> {
+    // SAFETY: as for `copy_plain`, whose caller's word it is.
+    let view = unsafe { View::new(from, frame) }.for_receiver(port.offloads);
+    let written = if port.offloads.accept(&view.vnet) {
+        copy(&mut scratch.chains, queue, mergeable, &view)?
+    } else {
+        copy_finished(scratch, queue, mergeable, port, &view)?
+    };
+    Ok(Copied { frame_bytes: view.bytes, written })
 }
 
 /// The one copy: takes receive buffers for a frame and writes it there. Answers the bytes written.

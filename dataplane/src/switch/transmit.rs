@@ -11,10 +11,11 @@ use crate::action::edit::{Header, edit};
 use crate::api::{DropReason, PortId, Upcall, UpcallId, UpcallReason, Verdict};
 use crate::claim::Word;
 use crate::flow::cache::ExactMatchCache;
-use crate::flow::table::{Decision, Flow, FlowIndex};
+use crate::flow::table::{Decision, Flow, FlowIndex, FlowTable};
 use crate::frame::{FrameRef, NO_EDIT};
 use crate::host::Host;
 use crate::key::extract::{Layout, extract};
+use crate::key::usual::{self, START_BYTES, START_WORDS};
 use crate::key::{FlowKey, HEADER_BYTES};
 use crate::port::{Held, Port, PortFault, Source, TxSide};
 use alloc::boxed::Box;
@@ -25,7 +26,7 @@ use core::sync::atomic::Ordering;
 use hyper_switch_pvnet::device::PullSlot;
 use hyper_switch_pvnet::header::{VNET_HDR_BYTES, VnetHdr};
 use hyper_switch_pvnet::mem::Segment;
-use hyper_switch_pvnet::ring::device::{RingFault, Segments};
+use hyper_switch_pvnet::ring::device::{DeviceQueue, RingFault, Segments};
 use hyper_switch_pvnet::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 
 /// The most frames in a batch: enough to spread the cost of a visit, few enough to stay in the first-level cache.
@@ -37,6 +38,8 @@ const BUDGET: u32 = 512;
 /// The most outputs that one flow's actions may have.
 pub(super) const MAX_OUTPUTS: usize = 512;
 
+const PREFIX: u32 = VNET_HDR_BYTES as u32;
+
 /// Frames longer than this are pulled from a device a few at a time, to stay in the second-level cache between
 /// being read and being written.
 const LARGE_FRAME_BYTES: u32 = 16 * 1024;
@@ -45,22 +48,27 @@ const LARGE_FRAME_BATCH: usize = 4;
 /// The frames of one batch: slots of the sender, and what the first pass learns of them.
 pub(crate) struct Batch {
     len: usize,
+    /// Which frames have no key and no hash yet: a bit each.
+    unkeyed: u64,
     slots: [u16; BATCH],
     bytes: [u32; BATCH],
     hashes: [u64; BATCH],
     /// Where the cache remembers the flow to be.
-    guesses: [Option<FlowIndex>; BATCH],
+    guesses: [FlowIndex; BATCH],
     keys: [FlowKey; BATCH],
 }
+
+const _: () = assert!(BATCH <= u64::BITS as usize, "a batch has a bit for each of its frames");
 
 impl Default for Batch {
     fn default() -> Batch {
         Batch {
             len: 0,
+            unkeyed: 0,
             slots: [0; BATCH],
             bytes: [0; BATCH],
             hashes: [0; BATCH],
-            guesses: [None; BATCH],
+            guesses: [FlowIndex(0); BATCH],
             keys: [FlowKey::ZERO; BATCH],
         }
     }
@@ -74,8 +82,11 @@ struct Receiver {
 
 /// What the first pass noted for the second.
 pub(crate) struct Outputs {
-    /// Each frame and its receiver, in the order of the batch.
-    list: Vec<(FrameRef, PortId)>,
+    /// Each frame for one receiver, in the order of the batch.
+    frames: Vec<FrameRef>,
+    /// The receiver of the first of them, and of all, unless `ports` has those of each.
+    first: PortId,
+    ports: Vec<PortId>,
     /// The same frames, sorted by receiver; those of each in the order of the batch.
     sorted: Vec<FrameRef>,
     receivers: Vec<Receiver>,
@@ -88,7 +99,9 @@ pub(crate) struct Outputs {
 impl Outputs {
     pub(super) fn new(ports: usize) -> Outputs {
         Outputs {
-            list: Vec::with_capacity(BATCH + MAX_OUTPUTS),
+            frames: Vec::with_capacity(BATCH + MAX_OUTPUTS),
+            first: PortId(0),
+            ports: Vec::with_capacity(BATCH + MAX_OUTPUTS),
             sorted: Vec::with_capacity(BATCH + MAX_OUTPUTS),
             receivers: Vec::with_capacity(BATCH + MAX_OUTPUTS),
             places: vec![0; ports].into(),
@@ -98,24 +111,39 @@ impl Outputs {
 
     #[inline]
     fn add(&mut self, port: PortId, frame: FrameRef) {
-        self.list.push((frame, port));
+        if port != self.first || !self.ports.is_empty() {
+            self.part(port);
+        }
+        self.frames.push(frame);
+    }
+
+    /// Notes the receiver of the frame that is added next, where not all have the same one.
+    #[cold]
+    fn part(&mut self, port: PortId) {
+        if self.frames.is_empty() {
+            self.first = port;
+        } else {
+            self.ports.resize(self.frames.len().max(self.ports.len()), self.first);
+            self.ports.push(port);
+        }
     }
 
     fn room(&self) -> usize {
-        self.list.capacity() - self.list.len()
+        self.frames.capacity() - self.frames.len()
     }
 
     /// Sorts what was noted by receiver, and forgets the notes.
     fn sort(&mut self) {
-        let Some((_, first)) = self.list.first().copied() else { return };
         self.sorted.clear();
-        if self.list.iter().all(|(_, port)| *port == first) {
+        if self.ports.is_empty() {
             // The usual batch: one receiver.
-            self.receivers.push(Receiver { port: first, count: self.list.len() });
-            self.sorted.extend(self.list.drain(..).map(|(frame, _)| frame));
+            if !self.frames.is_empty() {
+                self.receivers.push(Receiver { port: self.first, count: self.frames.len() });
+                core::mem::swap(&mut self.sorted, &mut self.frames);
+            }
             return;
         }
-        for (_, port) in &self.list {
+        for port in &self.ports {
             let place = &mut self.places[usize::from(port.0)];
             if *place == 0 {
                 self.receivers.push(Receiver { port: *port, count: 0 });
@@ -129,8 +157,8 @@ impl Outputs {
             self.places[usize::from(receiver.port.0)] = start;
             start += receiver.count as u16;
         }
-        self.sorted.resize(self.list.len(), self.list[0].0);
-        for (frame, port) in self.list.drain(..) {
+        self.sorted.resize(self.frames.len(), self.frames[0]);
+        for (frame, port) in self.frames.drain(..).zip(self.ports.drain(..)) {
             let place = &mut self.places[usize::from(port.0)];
             self.sorted[usize::from(*place)] = frame;
             *place += 1;
@@ -179,9 +207,7 @@ impl<'a, H: Host> Entry<'a, H> {
         // Not counted as an entry: the sender asked for nothing.
         let mut direct = slots;
         let done = port.tx.run(Word::COMPLETE, |tx, word| {
-            for slot in core::mem::take(&mut direct) {
-                give_back(port, tx, *slot);
-            }
+            give_back_all(port, tx, core::mem::take(&mut direct));
             self.work_for_sender(cx, port, tx, word);
         });
         if !done {
@@ -225,7 +251,7 @@ impl<'a, H: Host> Entry<'a, H> {
         }
         loop {
             let (taken, fault) = match &mut tx.source {
-                Source::Ring(_) => self.take_from_ring(&mut cx.batch, port, tx),
+                Source::Ring(_) => self.take_from_ring(cx, port, tx),
                 Source::Device { .. } => self.take_from_device(&mut cx.batch, port, tx),
             };
             if cx.batch.len > 0 {
@@ -264,40 +290,56 @@ impl<'a, H: Host> Entry<'a, H> {
 
     fn take_from_ring(
         &mut self,
-        batch: &mut Batch,
+        cx: &mut CoreContext,
         port: &Port,
         tx: &mut TxSide,
     ) -> (Taken, Option<PortFault>) {
         let Source::Ring(queue) = &mut tx.source else { unreachable!("the caller matched") };
-        batch.len = 0;
+        let CoreContext { batch, cache, .. } = cx;
+        let batch = &mut **batch;
+        batch.clear();
         let mut taken = Taken::default();
-        let counters = self.port_counters(port);
         let outcome = queue.available().and_then(|available| {
-            let mut segments = Segments::new();
             for _ in 0..usize::from(available).min(BATCH) {
                 queue.prefetch(8);
-                let head = queue.pop()?;
-                if !port.frames.is_free(head) {
-                    return Err(RingFault::HeadInUse(head));
-                }
-                let (bytes, outcome) = match queue.single(head)? {
-                    Some(buffer) => (buffer.len(), take_segment(batch, port, head, buffer)),
-                    None => {
-                        segments.clear();
-                        let bytes = queue.walk(head, &mut segments)?;
-                        (bytes, take_frame(batch, port, head, bytes, &segments))
+                let bytes = match queue.pop_single(PREFIX + START_BYTES as u32) {
+                    Some((head, buffer))
+                        if batch.take_plain(&self.switch.table, cache, port, head, buffer) =>
+                    {
+                        buffer.len() - PREFIX
+                    }
+                    popped => {
+                        queue.unpop(popped.is_some().into());
+                        self.take_any(batch, port, queue)?
                     }
                 };
                 taken.frames += 1;
-                taken.bytes += u64::from(bytes.saturating_sub(VNET_HDR_BYTES as u32));
-                if let Err(reason) = outcome {
-                    counters.drop_tx(reason);
-                    queue.push_used(head, 0);
-                }
+                taken.bytes += u64::from(bytes);
             }
             Ok(())
         });
         (taken, outcome.err().map(PortFault::TxRing))
+    }
+
+    /// Takes the next frame off the ring, whatever it is like. Answers its bytes.
+    #[inline(never)]
+    fn take_any(
+        &mut self,
+        batch: &mut Batch,
+        port: &Port,
+        queue: &mut DeviceQueue,
+    ) -> Result<u32, RingFault> {
+        let head = queue.pop()?;
+        if !port.frames.is_free(head) {
+            return Err(RingFault::HeadInUse(head));
+        }
+        let mut segments = Segments::new();
+        let bytes = queue.walk(head, &mut segments)?;
+        if let Err(reason) = take_frame(batch, port, head, bytes, &segments) {
+            self.port_counters(port).drop_tx(reason);
+            queue.push_used(head, 0);
+        }
+        Ok(bytes.saturating_sub(PREFIX))
     }
 
     fn take_from_device(
@@ -309,7 +351,7 @@ impl<'a, H: Host> Entry<'a, H> {
         let Source::Device { device, buffers, free, batch: size } = &mut tx.source else {
             unreachable!("the caller matched")
         };
-        batch.len = 0;
+        batch.clear();
         let mut taken = Taken::default();
         let mut slots = [PullSlot { buffer: Segment::EMPTY, bytes: 0 }; BATCH];
         let count = (*size).min(free.len());
@@ -351,31 +393,17 @@ impl<'a, H: Host> Entry<'a, H> {
         let switch = self.switch;
         let table = &switch.table;
         let CoreContext { batch, cache, outputs, push, .. } = cx;
-        // Keys are extracted when all headers are copied, not each behind its copy: a load of bytes that two stores
-        // have just written waits until both have left the core.
-        let taken = batch.len.min(BATCH);
-        let mut len = 0;
-        for at in 0..taken {
-            let (slot, bytes) = (batch.slots[at], batch.bytes[at]);
-            // SAFETY: this core has the claim on the sender's transmit side.
-            let header = unsafe { port.frames.header(slot) };
-            let key = &mut batch.keys[len];
-            if let Err(malformed) = extract(header, bytes, port.id(), 0, key) {
-                self.drop_frame(port, tx, slot, malformed.into());
-                continue;
-            }
-            let hash = table.hash(key);
-            cache.prefetch(hash);
-            (batch.slots[len], batch.bytes[len], batch.hashes[len]) = (slot, bytes, hash);
-            len += 1;
+        let batch = &mut **batch;
+        if batch.unkeyed != 0 {
+            self.extract_keys(batch, cache, port, tx);
         }
-        for (guess, hash) in batch.guesses.iter_mut().zip(&batch.hashes).take(len) {
+        let len = batch.len.min(BATCH);
+        for (guess, hash) in batch.guesses[..len].iter_mut().zip(&batch.hashes[..len]) {
             *guess = cache.guess(*hash);
-            if let Some(index) = *guess {
-                table.prefetch(index);
-                crate::prefetch(self.counters.flows.as_ptr().wrapping_add(index.0 as usize));
-            }
+            table.prefetch(*guess);
+            crate::prefetch(self.counters.flows.as_ptr().wrapping_add(guess.0 as usize));
         }
+        let stamp = FrameRef::new(port.id(), 0, NO_EDIT, self.now_ms);
         let mut hits = 0;
         for at in 0..len {
             let (slot, hash, key) = (batch.slots[at], batch.hashes[at], &batch.keys[at]);
@@ -384,8 +412,7 @@ impl<'a, H: Host> Entry<'a, H> {
                 self.hold(port, tx, slot, key, hash, None);
                 continue;
             }
-            let guess = batch.guesses[at].and_then(|index| table.covering(index, key));
-            let flow = match guess {
+            let flow = match table.covering(batch.guesses[at], key) {
                 Some(flow) => {
                     hits += 1;
                     flow
@@ -402,7 +429,7 @@ impl<'a, H: Host> Entry<'a, H> {
             match flow.decision() {
                 Decision::Single(to) => {
                     // Its one copy was noted when the frame was taken.
-                    outputs.add(to, FrameRef::new(port.id(), slot, NO_EDIT, self.now_ms));
+                    outputs.add(to, stamp.with_slot(slot));
                 }
                 Decision::Program(program) => {
                     // The batch's single outputs come on top, and are not checked one by one.
@@ -415,6 +442,36 @@ impl<'a, H: Host> Entry<'a, H> {
         }
         self.counters.activity.cache_hits.add(hits);
         self.dispatch(outputs, push, port, tx);
+    }
+
+    /// Makes the keys of those frames of the batch that have none yet. Frames without a key are dropped from it.
+    ///
+    /// That is done when all headers are copied, not for each behind its copy: a load of bytes that two stores
+    /// have just written waits until both have left the core.
+    #[inline(never)]
+    fn extract_keys(&mut self, batch: &mut Batch, cache: &ExactMatchCache, port: &Port, tx: &mut TxSide) {
+        let taken = batch.len.min(BATCH);
+        let mut len = 0;
+        for at in 0..taken {
+            let (slot, bytes) = (batch.slots[at], batch.bytes[at]);
+            if batch.unkeyed >> at & 1 == 0 {
+                batch.hashes[len] = batch.hashes[at];
+                batch.keys.swap(len, at);
+            } else {
+                // SAFETY: this core has the claim on the sender's transmit side.
+                let header = unsafe { port.frames.header(slot) };
+                let key = &mut batch.keys[len];
+                if let Err(malformed) = extract(header, bytes, port.id(), 0, key) {
+                    self.drop_frame(port, tx, slot, malformed.into());
+                    continue;
+                }
+                batch.hashes[len] = self.switch.table.hash(key);
+                cache.prefetch(batch.hashes[len]);
+            }
+            (batch.slots[len], batch.bytes[len]) = (slot, bytes);
+            len += 1;
+        }
+        batch.len = len;
     }
 
     fn find_in_table(&self, cache: &mut ExactMatchCache, key: &FlowKey, hash: u64) -> Option<Flow<'a>> {
@@ -701,6 +758,21 @@ fn finish_copy(port: &Port, tx: &mut TxSide, slot: u16) {
     }
 }
 
+/// As [`give_back`], for several.
+fn give_back_all(port: &Port, tx: &mut TxSide, slots: &[u16]) {
+    // SAFETY: this core has the claim on the sender's transmit side.
+    let is_edited = |slot: &u16| unsafe { port.frames.is_edited(*slot) };
+    if let Source::Ring(queue) = &mut tx.source
+        && !slots.iter().any(is_edited)
+    {
+        // The usual frames: as they came, from a ring.
+        return queue.push_used_all(slots);
+    }
+    for slot in slots {
+        give_back(port, tx, *slot);
+    }
+}
+
 /// Gives a frame's slot back: the chain to the VM, the buffer to the device, edited headers to their pool.
 #[inline]
 fn give_back(port: &Port, tx: &mut TxSide, slot: u16) {
@@ -717,35 +789,8 @@ fn give_back(port: &Port, tx: &mut TxSide, slot: u16) {
     }
 }
 
-/// Copies a frame's header out of the one buffer that the VM put the frame in, checks it, and adds the frame to
-/// the batch.
-#[inline]
-fn take_segment(batch: &mut Batch, port: &Port, slot: u16, buffer: Segment) -> Result<(), DropReason> {
-    const PREFIX: u32 = VNET_HDR_BYTES as u32;
-    let frame_bytes = frame_bytes(buffer.len())?;
-    let header_bytes = frame_bytes.min(HEADER_BYTES as u32);
-    let mut raw = [0; VNET_HDR_BYTES];
-    // SAFETY: the slot is free and this core has the claim on the sender's transmit side. The port keeps the VM's
-    // memory, and the buffer is as long as both reads together.
-    let header = unsafe {
-        let header = port.frames.header_mut(slot);
-        buffer.read(&mut raw);
-        copy_header(buffer.from(PREFIX), header, header_bytes);
-        &header[..header_bytes as usize]
-    };
-    let payload = buffer.from(PREFIX + header_bytes);
-    let payload = if payload.is_empty() { &[][..] } else { core::slice::from_ref(&payload) };
-    if VnetHdr::is_plain_raw(&raw) {
-        // The usual frame, whose header the compiler then knows.
-        batch.add(port, slot, frame_bytes);
-        // SAFETY: as above.
-        unsafe { port.frames.fill(slot, frame_bytes, VnetHdr::PLAIN, header, payload) };
-        return Ok(());
-    }
-    add_frame(batch, port, slot, frame_bytes, &raw, header, payload)
-}
-
-/// As [`take_segment`], for a frame in several buffers.
+/// Copies a frame's header out of the buffers that the VM put the frame in, checks it, and adds the frame to the
+/// batch.
 #[inline(never)]
 fn take_frame(
     batch: &mut Batch,
@@ -811,36 +856,55 @@ fn frame_bytes(bytes: u32) -> Result<u32, DropReason> {
 }
 
 impl Batch {
-    #[inline]
+    fn clear(&mut self) {
+        (self.len, self.unkeyed) = (0, 0);
+    }
+
     fn add(&mut self, port: &Port, slot: u16, bytes: u32) {
         let at = self.len;
         // In flight from here on: a ring that offers the same head again in this batch is found out.
         port.frames.set_copies(slot, 1);
         self.slots[at] = slot;
         self.bytes[at] = bytes;
+        self.unkeyed |= 1 << at;
         self.len = at + 1;
     }
-}
 
-/// Copies a header of at most [`HEADER_BYTES`], in pieces whose length the compiler knows: two that overlap,
-/// where one would not do.
-///
-/// # Safety
-/// `from` is mapped and has at least `bytes` bytes.
-#[inline]
-unsafe fn copy_header(from: Segment, to: &mut [u8; HEADER_BYTES], bytes: u32) {
-    let length = bytes as usize;
-    // SAFETY: each piece lies within `bytes`.
-    unsafe {
-        match length {
-            64 => from.read(to.first_chunk_mut::<64>().expect("64 bytes")),
-            65.. => {
-                let tail: &mut [u8; 64] = (&mut to[length - 64..length]).try_into().expect("64 bytes");
-                from.from(bytes - 64).read(tail);
-                from.read(to.first_chunk_mut::<64>().expect("64 bytes"));
-            }
-            _ => from.read(&mut to[..length]),
+    /// Adds the frame in `buffer`, which has room for a `virtio_net_hdr` and [`START_BYTES`], if its slot is free and
+    /// nothing is asked for it; with its key and hash, if it is a [usual](usual) one. Otherwise nothing is done.
+    #[inline(always)]
+    fn take_plain(
+        &mut self,
+        table: &FlowTable,
+        cache: &ExactMatchCache,
+        port: &Port,
+        slot: u16,
+        buffer: Segment,
+    ) -> bool {
+        let frame = buffer.from(PREFIX);
+        let at = self.len;
+        if frame.len() > MAX_FRAME_BYTES as u32 || at >= BATCH {
+            return false;
         }
+        // SAFETY: the buffer is mapped and long enough for both.
+        let (vnet, start) = unsafe { (buffer.load(), frame.load::<START_BYTES>()) };
+        let start: [u64; START_WORDS] = zerocopy::transmute!(start);
+        // SAFETY: this core has the claim on the sender's transmit side, and the port keeps the VM's memory.
+        if !VnetHdr::is_plain_start(vnet) || !unsafe { port.frames.fill_plain(slot, frame, start) } {
+            return false;
+        }
+        (self.slots[at], self.bytes[at]) = (slot, frame.len());
+        self.len = at + 1;
+        match usual::key_line(start, frame.len(), port.id()) {
+            Some(line) => {
+                let hash = table.hash_line(&line);
+                cache.prefetch(hash);
+                self.hashes[at] = hash;
+                self.keys[at].set_line(line);
+            }
+            None => self.unkeyed |= 1 << at,
+        }
+        true
     }
 }
 

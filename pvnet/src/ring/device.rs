@@ -9,7 +9,7 @@
 //! [`DeviceQueue::publish`]: once a batch.
 
 use super::layout::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc, NO_NOTIFY, QueueLayout};
-use crate::mem::{GuestMemory, MemoryFault, Segment};
+use crate::mem::{GuestMemory, MemoryFault, Segment, Window};
 use alloc::sync::Arc;
 use arrayvec::ArrayVec;
 use core::sync::atomic::{Ordering, fence};
@@ -71,17 +71,28 @@ pub struct QueueFeatures {
 
 /// Which way a queue's buffers go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
 pub enum Direction {
     /// The device reads them: a transmit queue.
-    Readable,
+    Readable = 0,
     /// The device writes them: a receive queue.
-    Writable,
+    Writable = DESC_WRITE,
+}
+
+impl Direction {
+    /// What a buffer's descriptor has of [`DESC_WRITE`].
+    #[inline]
+    fn flag(self) -> u16 {
+        self as u16
+    }
 }
 
 /// The device side of one queue.
 pub struct DeviceQueue {
     layout: QueueLayout,
     memory: Arc<GuestMemory>,
+    /// The region of it in which the last buffer of a usual chain lay.
+    window: Window,
     features: QueueFeatures,
     direction: Direction,
     /// The available entry to be taken next.
@@ -107,6 +118,7 @@ impl DeviceQueue {
         DeviceQueue {
             layout,
             memory,
+            window: Window::EMPTY,
             features,
             direction,
             next_avail: 0,
@@ -132,6 +144,12 @@ impl DeviceQueue {
         Ok(self.seen_avail.wrapping_sub(self.next_avail))
     }
 
+    /// Whether a chain is known to be on offer, without a look at the driver's index.
+    #[inline]
+    pub fn has_next(&self) -> bool {
+        self.seen_avail != self.next_avail
+    }
+
     /// Reads the driver's index and answers how many chains are on offer.
     #[inline]
     pub fn refresh(&mut self) -> Result<u16, RingFault> {
@@ -155,6 +173,36 @@ impl DeviceQueue {
         }
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(head)
+    }
+
+    /// Takes the next chain on offer, which [`DeviceQueue::available`] said is there, if it is one buffer of at least
+    /// `bytes` that lies in one region: the usual chain, in the fewest steps. Of any other, and of one that is a
+    /// lie, nothing is taken: [`DeviceQueue::pop`] and [`DeviceQueue::walk`] say what it is.
+    #[inline(always)]
+    pub fn pop_single(&mut self, bytes: u32) -> Option<(u16, Segment)> {
+        debug_assert_ne!(self.next_avail, self.seen_avail);
+        let head = u16::from_le(self.layout.avail_entry(self.next_avail).load(Ordering::Relaxed));
+        if head >= self.size() {
+            return None;
+        }
+        // SAFETY: the layout was validated for `size` descriptors; `memory` keeps it mapped.
+        let desc = unsafe { Desc::load(self.layout.desc, head) };
+        if desc.flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE) != self.direction.flag() || desc.len < bytes
+        {
+            return None;
+        }
+        let segment = match self.window.translate_whole(desc.addr, desc.len) {
+            Some(segment) => segment,
+            None => self.move_window(desc)?,
+        };
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Some((head, segment))
+    }
+
+    #[cold]
+    fn move_window(&mut self, desc: Desc) -> Option<Segment> {
+        self.window = self.memory.window(desc.addr)?;
+        self.window.translate_whole(desc.addr, desc.len)
     }
 
     /// Puts the last `chains` popped back on offer, as nothing was done with them.
@@ -186,8 +234,7 @@ impl DeviceQueue {
         debug_assert!(head < self.size());
         // SAFETY: the layout was validated for `size` descriptors; `memory` keeps it mapped.
         let desc = unsafe { Desc::load(self.layout.desc, head) };
-        let writable = if self.direction == Direction::Writable { DESC_WRITE } else { 0 };
-        if desc.flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE) != writable {
+        if desc.flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE) != self.direction.flag() {
             return Ok(None);
         }
         let segment = self.memory.translate(desc.addr, desc.len)?;
@@ -209,7 +256,7 @@ impl DeviceQueue {
     }
 
     fn append(&self, desc: Desc, segments: &mut Segments) -> Result<(), RingFault> {
-        if (desc.flags & DESC_WRITE != 0) != (self.direction == Direction::Writable) {
+        if desc.flags & DESC_WRITE != self.direction.flag() {
             return Err(RingFault::WrongDirection);
         }
         let (mut addr, mut left) = (desc.addr, desc.len);
@@ -283,6 +330,17 @@ impl DeviceQueue {
     pub fn push_used(&mut self, head: u16, bytes: u32) {
         self.layout.store_used(self.next_used, head, bytes);
         self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Gives several transmit chains back, as [`DeviceQueue::push_used`] does each.
+    #[inline]
+    pub fn push_used_all(&mut self, heads: &[u16]) {
+        let mut next = self.next_used;
+        for head in heads {
+            self.layout.store_used(next, *head, 0);
+            next = next.wrapping_add(1);
+        }
+        self.next_used = next;
     }
 
     /// Makes all chains that were given back visible to the driver.

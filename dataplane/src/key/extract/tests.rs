@@ -1,5 +1,6 @@
 use super::*;
 use crate::key::frames::{Body, L4, Spec, spec};
+use crate::key::usual::{self, START_BYTES};
 use crate::key::{FLAG_COLD, HEADER_BYTES, Match};
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
@@ -15,7 +16,25 @@ fn parse(frame: &[u8]) -> Result<(FlowKey, Layout), Malformed> {
     let window = &frame[..frame.len().min(HEADER_BYTES)];
     let layout = extract(window, frame.len() as u32, PORT, 0x1_0000_0001, &mut key)?;
     assert_eq!(key, key.with_flags(), "FLAG_COLD says what is in the second line");
+    assert_usual(frame, &key);
     Ok((key, layout))
+}
+
+/// Holds that the fast way, for the packets that it knows, makes the same key; and that it knows no others.
+fn assert_usual(frame: &[u8], key: &FlowKey) {
+    let Some(start) = frame.first_chunk::<START_BYTES>() else { return };
+    let mut fast = FlowKey { ip6_src: [9; 16], flags: FLAG_COLD, ..FlowKey::ZERO };
+    let line = usual::key_line(transmute!(*start), frame.len() as u32, PORT);
+    let is_usual = key.eth_type == ETH_IPV4
+        && (key.vlan_tpid, key.ip_frag) == (0, 0)
+        && matches!(key.ip_proto, IP_TCP | IP_UDP)
+        && frame[14] == 0x45
+        && usize::from(be16([frame[16], frame[17]])) >= if key.ip_proto == IP_TCP { 40 } else { 28 };
+    assert_eq!(line.is_some(), is_usual);
+    if let Some(line) = line {
+        fast.set_line(line);
+        assert_eq!(FlowKey { tunnel_id: key.tunnel_id, ..fast }, *key);
+    }
 }
 
 /// What the key of a frame holds before anything of the frame is in it.
