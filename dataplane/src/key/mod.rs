@@ -19,7 +19,7 @@ mod display;
 pub mod extract;
 #[cfg(test)]
 pub(crate) mod frames;
-pub(crate) mod usual;
+pub mod usual;
 
 pub use extract::{Layout, Malformed, Network, Transport, exthdr, extract};
 

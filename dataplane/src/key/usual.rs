@@ -11,9 +11,9 @@ use crate::api::PortId;
 use zerocopy::transmute;
 
 /// Words from a frame's start on that hold all that a usual packet's key is made of.
-pub(crate) const START_WORDS: usize = 5;
+pub const START_WORDS: usize = 5;
 /// Their bytes.
-pub(crate) const START_BYTES: usize = 8 * START_WORDS;
+pub const START_BYTES: usize = 8 * START_WORDS;
 
 const ETH_BYTES: u32 = 14;
 const IPV4_BYTES: u32 = 20;
@@ -28,7 +28,7 @@ const FRAGMENT: u64 = 0xff3f;
 /// The first line of the key of a frame that starts with these words, as they lie in memory, and has `frame_bytes`,
 /// at least [`START_BYTES`]; none if the packet is not a usual one.
 #[inline(always)]
-pub(crate) fn key_line(start: [u64; START_WORDS], frame_bytes: u32, in_port: PortId) -> Option<[u64; 8]> {
+pub fn key_line(start: [u64; START_WORDS], frame_bytes: u32, in_port: PortId) -> Option<[u64; 8]> {
     let [w0, w1, w2, w3, w4] = start.map(u64::from_le);
     if w1 >> 32 & 0xff_ffff != IPV4_WITHOUT_OPTIONS || w2 >> 32 & FRAGMENT != 0 {
         return None;
