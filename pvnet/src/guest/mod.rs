@@ -37,13 +37,17 @@
 //! already and that entry is saved: [`Hypercall::frames_wait`] tells.
 
 mod checksum;
+pub mod doorbell;
+mod driver;
 mod nic;
+pub mod raw;
 #[cfg(test)]
 mod tests;
 pub mod workload;
 
 pub use nic::{Nic, NicConfig, NicConfigError, NicCounters, NicFault};
 
+use driver::Driver;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpCidr};
@@ -159,13 +163,8 @@ const FIRST_DYNAMIC_PORT: u16 = 49_152;
 
 /// A VM in this process.
 pub struct Guest {
-    nic: Nic,
+    driver: Driver,
     stack: Stack,
-    counters: GuestCounters,
-    /// An interrupt was taken and not yet acted on.
-    interrupted: bool,
-    /// The rings were asked for interrupts.
-    parked: bool,
 }
 
 impl Guest {
@@ -192,12 +191,12 @@ impl Guest {
             next_port: FIRST_DYNAMIC_PORT,
             mtu_bytes: config.nic.mtu_bytes,
         };
-        Ok(Guest { nic, stack, counters: GuestCounters::default(), interrupted: false, parked: false })
+        Ok(Guest { driver: Driver::new(nic), stack })
     }
 
     /// The interface: memory and rings for the switch, and its counters.
     pub fn nic(&self) -> &Nic {
-        &self.nic
+        &self.driver.nic
     }
 
     /// The stack, to make workloads on.
@@ -207,13 +206,12 @@ impl Guest {
 
     /// Entries and interrupts so far.
     pub fn counters(&self) -> GuestCounters {
-        self.counters
+        self.driver.counters
     }
 
     /// Does what there is to do at `now_ns` (nanoseconds of any clock that does not run backwards): takes what
-    /// was received, lets `work` use its sockets, sends what there is to send, all with one entry to the switch
-    /// for each direction at most, and tells whether the VM's thread may sleep. A call is bounded by what the
-    /// rings hold.
+    /// was received, lets `work` use its sockets, sends what there is to send, with few entries to the switch
+    /// (see [`doorbell`]), and tells whether the VM's thread may sleep. A call is bounded by what the rings hold.
     ///
     /// # Errors
     /// The switch broke the rules of the rings. The guest is then dead and says the same again.
@@ -224,70 +222,39 @@ impl Guest {
         work: &mut dyn Workload,
     ) -> Result<Poll, NicFault> {
         let now = Instant::from_micros((now_ns / 1_000) as i64);
-        self.take_interrupt(hypercall);
-        if self.interrupted {
-            self.interrupted = false;
-            if hypercall.frames_wait() {
-                self.receive(hypercall);
-            }
-        }
-        if self.parked {
-            self.parked = false;
-            self.nic.disable_interrupts();
-        }
-
-        let Guest { nic, stack: Stack { iface, sockets, .. }, .. } = self;
+        self.driver.wake(hypercall);
+        let Guest { driver, stack } = self;
         let mut busy = false;
-        iface.poll_maintenance(now);
-        while iface.poll_ingress_single(now, nic, sockets) != PollIngressSingleResult::None {
+        stack.iface.poll_maintenance(now);
+        loop {
+            let Stack { iface, sockets, .. } = stack;
+            if iface.poll_ingress_single(now, &mut driver.nic, sockets) == PollIngressSingleResult::None {
+                break;
+            }
+            driver.announce_each(now_ns, hypercall);
             busy = true;
         }
-        busy |= work.poll(now_ns, &mut self.stack);
-        let Guest { nic, stack: Stack { iface, sockets, .. }, .. } = self;
-        while iface.poll_egress(now, nic, sockets) != PollResult::None {
+        busy |= work.poll(now_ns, stack);
+        // Each turn sends a packet for each socket at most.
+        while stack.iface.poll_egress(now, &mut driver.nic, &mut stack.sockets) != PollResult::None {
+            driver.announce_each(now_ns, hypercall);
             busy = true;
         }
-        if let Some(fault) = nic.fault() {
+        if let Some(fault) = driver.nic.fault() {
             return Err(fault);
         }
-
-        if self.nic.publish_tx() {
-            self.counters.transmit_hypercalls += 1;
-            hypercall.transmit();
+        driver.publish(now_ns, hypercall);
+        if busy || !driver.park(now_ns, hypercall) {
+            return Ok(Poll::Busy);
         }
-        if self.nic.publish_rx() {
-            self.receive(hypercall);
-        }
-        if busy { Ok(Poll::Busy) } else { Ok(self.park(now, hypercall)) }
-    }
-
-    /// The guest's half of falling asleep: see the head of this module.
-    fn park(&mut self, now: Instant, hypercall: &mut dyn Hypercall) -> Poll {
-        self.parked = true;
-        if self.nic.enable_interrupts() {
-            return Poll::Busy;
-        }
-        self.take_interrupt(hypercall);
-        if self.interrupted {
-            return Poll::Busy;
-        }
-        match self.stack.iface.poll_at(now, &self.stack.sockets) {
+        let due = stack.iface.poll_at(now, &stack.sockets);
+        let until_ns = match due {
             // What is due cannot be sent before the switch gives transmit buffers back, which interrupts.
-            Some(at) if at <= now && self.nic.is_tx_starved() => Poll::Idle { until_ns: None },
-            Some(at) if at <= now => Poll::Busy,
-            at => Poll::Idle { until_ns: at.map(|at| at.total_micros().unsigned_abs() * 1_000) },
-        }
-    }
-
-    fn take_interrupt(&mut self, hypercall: &mut dyn Hypercall) {
-        if hypercall.take_interrupt() {
-            self.counters.interrupts += 1;
-            self.interrupted = true;
-        }
-    }
-
-    fn receive(&mut self, hypercall: &mut dyn Hypercall) {
-        self.counters.receive_hypercalls += 1;
-        hypercall.receive();
+            Some(at) if at <= now && driver.nic.is_tx_starved() => None,
+            Some(at) if at <= now => return Ok(Poll::Busy),
+            at => at.map(|at| at.total_micros().unsigned_abs() * 1_000),
+        };
+        let until_ns = [until_ns, work.due_ns()].into_iter().flatten().min();
+        Ok(Poll::Idle { until_ns })
     }
 }

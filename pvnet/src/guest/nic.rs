@@ -11,6 +11,7 @@
 //! of two, all headers would fight for the same cache set.
 
 use super::checksum;
+use super::doorbell::{Doorbell, Pace};
 use crate::header::{F_DATA_VALID, GsoType, Offloads, VNET_HDR_BYTES, VnetHdr};
 use crate::mem::{GuestMemory, Segment};
 use crate::ring::device::QueueFeatures;
@@ -45,6 +46,8 @@ pub struct NicConfig {
     pub rx_buffer_bytes: u32,
     /// Transmit buffers; a power of two.
     pub tx_slots: u16,
+    /// How the doorbell of the transmit ring is batched; if not at all, each frame rings.
+    pub batching: Option<Pace>,
 }
 
 impl Default for NicConfig {
@@ -56,6 +59,7 @@ impl Default for NicConfig {
             rx_slots: 64,
             rx_buffer_bytes: FULL_BUFFER_BYTES,
             tx_slots: 256,
+            batching: Some(Pace::default()),
         }
     }
 }
@@ -156,7 +160,8 @@ impl Nic {
     /// # Errors
     /// A configuration that cannot be had.
     pub fn new(config: NicConfig) -> Result<Nic, NicConfigError> {
-        let NicConfig { offloads, event_idx, mtu_bytes, rx_slots, rx_buffer_bytes, tx_slots } = config;
+        let NicConfig { offloads, event_idx, mtu_bytes, rx_slots, rx_buffer_bytes, tx_slots, batching } =
+            config;
         if offloads.contains(Offloads::TSO4) && !offloads.contains(Offloads::CSUM) {
             return Err(NicConfigError::TsoWithoutCsum);
         }
@@ -208,6 +213,7 @@ impl Nic {
             spare: tx_slots,
             checksum_offload: offloads.contains(Offloads::CSUM),
             starved: false,
+            doorbell: Doorbell::new(batching),
             counters: NicCounters::default(),
         };
         Ok(Nic { config, memory, rx, tx, fault: None })
@@ -255,9 +261,86 @@ impl Nic {
         self.fault
     }
 
-    /// Offers the switch all frames sent since the last call; `true` if it wants a kick.
-    pub fn publish_tx(&mut self) -> bool {
-        self.tx.queue.publish()
+    /// Offers the switch all frames sent since the last call; `true` if it wants a kick, and now is the time for it
+    /// by [the doorbell's rules](super::doorbell). What is not yet kicked for is looked at again by the next call.
+    pub fn publish_tx(&mut self, now_ns: u64) -> bool {
+        let unannounced = self.tx.queue.offer();
+        let outstanding = self.tx.queue.outstanding();
+        let due = self.tx.doorbell.is_due(now_ns, unannounced.into(), outstanding.into());
+        due && self.rings(now_ns)
+    }
+
+    /// As [`publish_tx`](Nic::publish_tx), for a VM that is about to block: nothing waits any longer.
+    pub fn publish_tx_before_sleep(&mut self, now_ns: u64) -> bool {
+        let unannounced = self.tx.queue.offer();
+        self.tx.doorbell.is_due_before_sleep(unannounced.into()) && self.rings(now_ns)
+    }
+
+    fn rings(&mut self, now_ns: u64) -> bool {
+        let rings = self.tx.queue.wants_kick();
+        if rings {
+            self.tx.doorbell.rang(now_ns);
+        }
+        rings
+    }
+
+    /// Whether several frames may share an entry to the switch.
+    pub fn batches(&self) -> bool {
+        self.tx.doorbell.batches()
+    }
+
+    /// Sends a frame of `bytes` that asks for no offload. `fill` writes what matters of it, where it lies; the rest
+    /// is what the buffer last held. Answers `false`, and calls nobody, if there is no transmit buffer.
+    ///
+    /// # Errors
+    /// The device lied, now or before.
+    ///
+    /// # Panics
+    /// If a frame of the interface's MTU has less than `bytes`.
+    #[inline]
+    pub fn send(&mut self, bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<bool, NicFault> {
+        self.alive()?;
+        if self.tx.idle.is_empty() {
+            self.reclaim()?;
+        }
+        self.tx.starved = self.tx.idle.is_empty();
+        let Some(index) = self.tx.idle.pop() else { return Ok(false) };
+        fill(&mut self.tx.buffer(index)[VNET_HDR_BYTES..][..bytes]);
+        self.tx.post(index, bytes, VnetHdr::PLAIN);
+        Ok(true)
+    }
+
+    /// Takes back the transmit buffers that the switch is done with: those used last are used next.
+    ///
+    /// # Errors
+    /// The device lied, now or before.
+    #[inline]
+    pub fn reclaim(&mut self) -> Result<(), NicFault> {
+        self.alive()?;
+        self.tx.harvest().map_err(|lie| self.died(lie.into()))
+    }
+
+    /// The next received frame, whose checksums nobody has verified. It lies in its buffer until the next call.
+    ///
+    /// # Errors
+    /// The device lied, now or before.
+    #[inline]
+    pub fn next_frame(&mut self) -> Result<Option<&[u8]>, NicFault> {
+        self.alive()?;
+        match self.rx.take(Verify::No) {
+            Ok(place) => Ok(place.map(|place| self.rx.frame(place))),
+            Err(fault) => Err(self.died(fault)),
+        }
+    }
+
+    #[inline]
+    fn alive(&self) -> Result<(), NicFault> {
+        self.fault.map_or(Ok(()), Err)
+    }
+
+    fn died(&mut self, fault: NicFault) -> NicFault {
+        self.fault = Some(fault);
+        fault
     }
 
     /// Offers the switch all receive buffers that are free again; `true` if it wants a kick.
@@ -303,7 +386,7 @@ impl Device for Nic {
         }
         // An answer needs a transmit buffer. Should there be none, it is dropped and the frame is taken all the
         // same: were receiving to wait for sending, two VMs with full rings could wait for each other.
-        let taken = self.tx.harvest().map_err(NicFault::from).and_then(|()| self.rx.take());
+        let taken = self.tx.harvest().map_err(NicFault::from).and_then(|()| self.rx.take(Verify::Yes));
         let place = taken.unwrap_or_else(|fault| {
             self.fault = Some(fault);
             None
@@ -385,6 +468,13 @@ impl Buffers {
     }
 }
 
+/// Whether a received frame's TCP or UDP checksum is verified where no device has done so.
+#[derive(Clone, Copy, PartialEq)]
+enum Verify {
+    Yes,
+    No,
+}
+
 /// Where a received frame lies.
 #[derive(Clone, Copy)]
 enum Place {
@@ -418,8 +508,8 @@ impl Receiver {
         }
     }
 
-    /// Takes the next frame that is fit for the stack; drops and counts those that are not.
-    fn take(&mut self) -> Result<Option<Place>, NicFault> {
+    /// Takes the next frame that is fit to be handed up; drops and counts those that are not.
+    fn take(&mut self, verify: Verify) -> Result<Option<Place>, NicFault> {
         loop {
             self.post_held();
             let Some((raw, place)) = self.take_any()? else { return Ok(None) };
@@ -430,7 +520,7 @@ impl Receiver {
                 continue;
             };
             let verified = header.needs_csum() || header.flags & F_DATA_VALID != 0;
-            if !verified && !checksum::is_good(frame) {
+            if verify == Verify::Yes && !verified && !checksum::is_good(frame) {
                 self.counters.rx_bad_checksum += 1;
                 continue;
             }
@@ -513,6 +603,7 @@ struct Transmitter {
     checksum_offload: bool,
     /// Somebody wanted to send and found no buffer.
     starved: bool,
+    doorbell: Doorbell,
     counters: NicCounters,
 }
 
@@ -524,6 +615,24 @@ impl Transmitter {
             self.starved = false;
         }
         Ok(())
+    }
+
+    /// The bytes of a buffer that is not posted, header first.
+    fn buffer(&mut self, index: u16) -> &mut [u8] {
+        // SAFETY: a buffer that was taken out of `idle` is not posted, and the spare one never is; no other reference
+        // to its bytes lives, as this is the only place that makes one and `self` is borrowed as long as it lives.
+        unsafe { self.buffers.slice(index) }
+    }
+
+    /// Puts a buffer that holds a frame of `bytes` into the ring, with its header.
+    fn post(&mut self, index: u16, bytes: usize, header: VnetHdr) {
+        self.buffer(index)[..VNET_HDR_BYTES].copy_from_slice(&header.encode(0));
+        let length = (VNET_HDR_BYTES + bytes) as u32;
+        let posted = self.queue.add(&[(self.buffers.addr(index), length)], &[], index);
+        posted.expect("there is a descriptor for every buffer");
+        self.counters.tx_frames += 1;
+        self.counters.tx_bytes += bytes as u64;
+        self.counters.tx_gso_frames += u64::from(header.gso != GsoType::None);
     }
 }
 
@@ -553,24 +662,17 @@ impl TxToken for Transmit<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let Transmit { tx, gso_size } = self;
         let idle = tx.idle.pop();
-        // SAFETY: an idle buffer is not posted, and the spare one never is; `tx` is borrowed for as long as this is.
-        let buffer = unsafe { tx.buffers.slice(idle.unwrap_or(tx.spare)) };
-        let (header, frame) = buffer.split_at_mut(VNET_HDR_BYTES);
-        let frame = &mut frame[..len];
+        let frame = &mut tx.buffer(idle.unwrap_or(tx.spare))[VNET_HDR_BYTES..][..len];
         let result = f(frame);
         let Some(index) = idle else {
             tx.counters.tx_no_buffer += 1;
             return result;
         };
-        let offload =
-            if tx.checksum_offload { checksum::leave_partial(frame, gso_size) } else { VnetHdr::default() };
-        header.copy_from_slice(&offload.encode(0));
-        let bytes = (VNET_HDR_BYTES + len) as u32;
-        let posted = tx.queue.add(&[(tx.buffers.addr(index), bytes)], &[], index);
-        posted.expect("there is a descriptor for every buffer");
-        tx.counters.tx_frames += 1;
-        tx.counters.tx_bytes += len as u64;
-        tx.counters.tx_gso_frames += u64::from(offload.gso != GsoType::None);
+        let offload = match tx.checksum_offload {
+            true => checksum::leave_partial(&mut tx.buffer(index)[VNET_HDR_BYTES..][..len], gso_size),
+            false => VnetHdr::default(),
+        };
+        tx.post(index, len, offload);
         result
     }
 }

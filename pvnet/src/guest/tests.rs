@@ -3,6 +3,8 @@
 //! its time has come, so a lost wake-up shows as a stall, and what takes longer than a lossless network
 //! takes shows as time. Then one guest against a device that lies.
 
+use super::doorbell::Pace;
+use super::raw::{Address, RawConfig, RawGuest};
 use super::workload::*;
 use super::*;
 use crate::MAX_FRAME_BYTES;
@@ -32,8 +34,7 @@ struct End {
 }
 
 impl End {
-    fn new(guest: &Guest) -> End {
-        let nic = guest.nic();
+    fn new(nic: &Nic) -> End {
         let (memory, features) = (nic.memory(), nic.queue_features());
         let mut rx = DeviceQueue::new(memory.clone(), nic.rx_layout(), Direction::Writable, features);
         rx.disable_kicks();
@@ -117,8 +118,8 @@ struct Wire {
 }
 
 impl Wire {
-    fn new(guests: &[Guest; 2], preemptive: bool) -> Wire {
-        let ends = [End::new(&guests[0]), End::new(&guests[1])];
+    fn new(nics: [&Nic; 2], preemptive: bool) -> Wire {
+        let ends = nics.map(End::new);
         Wire { ends, preemptive, mischief: Mischief::None, carried: 0, dropped: 0, delayed: None }
     }
 
@@ -188,7 +189,7 @@ struct Network {
 impl Network {
     fn new(nic: NicConfig, preemptive: bool) -> Network {
         let guests = [0, 1].map(|n| Guest::new(GuestConfig { nic, ..GuestConfig::numbered(n) }).unwrap());
-        let wire = Wire::new(&guests, preemptive);
+        let wire = Wire::new([guests[0].nic(), guests[1].nic()], preemptive);
         Network { guests, wire, polls: [Poll::Busy; 2], now_ns: 0 }
     }
 
@@ -349,19 +350,135 @@ fn datagrams(mischief: Mischief, sent: u64) -> (DatagramReceiver, Network) {
 #[test]
 fn datagrams_are_counted() {
     let (receiver, network) = datagrams(Mischief::None, 100_000);
-    assert_eq!((receiver.received(), receiver.lost(), receiver.reordered()), (100_000, 0, 0));
+    assert_eq!((receiver.sequence().received(), receiver.sequence().lost(), receiver.sequence().reordered()), (100_000, 0, 0));
     network.assert_lossless();
 
     let (receiver, network) = datagrams(Mischief::DropEvery(7), 100_000);
     let dropped = network.wire.dropped;
     assert!(dropped > 1000);
-    assert_eq!(receiver.received(), 100_000 - dropped);
-    assert!((dropped - 1..=dropped).contains(&receiver.lost()), "the last is not missed if it was lost");
-    assert_eq!((receiver.reordered(), receiver.malformed()), (0, 0));
+    assert_eq!(receiver.sequence().received(), 100_000 - dropped);
+    assert!((dropped - 1..=dropped).contains(&receiver.sequence().lost()), "the last is not missed if it was lost");
+    assert_eq!((receiver.sequence().reordered(), receiver.malformed()), (0, 0));
 
     let (receiver, _) = datagrams(Mischief::DelayEvery(10), 100_000);
-    assert!(receiver.reordered() > 1000);
-    assert_eq!(receiver.lost() + receiver.received(), 100_000);
+    assert!(receiver.sequence().reordered() > 1000);
+    assert_eq!(receiver.sequence().lost() + receiver.sequence().received(), 100_000);
+}
+
+/// Runs a raw sender and a raw receiver until `end_ns`, each left alone while it sleeps.
+fn raw(
+    config: RawConfig,
+    schedule: Schedule,
+    preemptive: bool,
+    mischief: Mischief,
+    end_ns: u64,
+) -> ([RawGuest; 2], Wire) {
+    let peer = RawConfig { own: config.peer, peer: config.own, ..config };
+    let mut guests = [RawGuest::sender(config, schedule).unwrap(), RawGuest::receiver(peer).unwrap()];
+    let mut wire = Wire::new([guests[0].nic(), guests[1].nic()], preemptive);
+    let mut due_ns = [Some(0); 2];
+    for now_ns in (0..end_ns).step_by(1_000) {
+        for (me, guest) in guests.iter_mut().enumerate() {
+            if wire.ends[me].interrupt || due_ns[me].is_some_and(|due| due <= now_ns) {
+                due_ns[me] = match guest.poll(now_ns, &mut wire.entry(me)).unwrap() {
+                    Poll::Busy => Some(now_ns),
+                    Poll::Idle { until_ns } => until_ns,
+                };
+            }
+        }
+        // The greeting is not what is lost or delayed.
+        if wire.carried > 0 {
+            wire.mischief = mischief;
+        }
+    }
+    (guests, wire)
+}
+
+fn raw_config(frame_bytes: usize, batching: Option<Pace>) -> RawConfig {
+    let [own, peer] = [0, 1].map(|n| {
+        let GuestConfig { mac, ip, .. } = GuestConfig::numbered(n);
+        Address { mac, ip }
+    });
+    RawConfig { own, peer, frame_bytes, batching }
+}
+
+/// Holds that bare frames of any size arrive whole and in order, in either way of being notified; and what batching
+/// is for: without it each frame is an entry, with it a batch is.
+#[test]
+fn raw_frames_arrive_in_order() {
+    for frame_bytes in [60, 64, 1500, 65_536] {
+        for (batching, preemptive) in [(None, false), (None, true), (Some(Pace::default()), true)] {
+            let config = raw_config(frame_bytes, batching);
+            let schedule = Schedule::saturating();
+            let ([sender, receiver], wire) = raw(config, schedule, preemptive, Mischief::None, 2_000_000);
+            let received = receiver.sequence().received();
+            assert!(received > 1_000, "{received} frames of {frame_bytes}");
+            assert_eq!((receiver.sequence().lost(), receiver.sequence().reordered()), (0, 0));
+            assert_eq!(sender.sequence().received(), 1, "one greeting");
+            let bytes = receiver.nic().counters().rx_bytes;
+            assert_eq!(bytes, received * frame_bytes as u64);
+            let entries = sender.counters().transmit_hypercalls;
+            match batching {
+                None => assert_eq!(entries, sender.sent()),
+                Some(_) => assert!(entries <= sender.sent() / 16 + 1, "{entries} for {}", sender.sent()),
+            }
+            assert_eq!(wire.dropped, 0);
+        }
+    }
+}
+
+/// Holds that a raw sender keeps its rate, sleeping between frames, and that all are announced before it does.
+#[test]
+fn raw_frames_are_paced() {
+    let schedule = Schedule::at_rate(std::num::NonZeroU64::new(10_000));
+    let config = raw_config(64, Some(Pace::default()));
+    let ([sender, receiver], _) = raw(config, schedule, true, Mischief::None, SECOND_NS / 10);
+    assert!((999..=1_001).contains(&receiver.sequence().received()), "{:?}", receiver.sequence());
+    assert_eq!(sender.counters().transmit_hypercalls, sender.sent(), "each frame was alone");
+}
+
+/// Holds that what the wire loses or delays is counted as that.
+#[test]
+fn raw_loss_and_order_are_counted() {
+    let config = raw_config(1500, None);
+    let schedule = Schedule::saturating();
+    let ([sender, receiver], wire) = raw(config, schedule, true, Mischief::DropEvery(7), 500_000);
+    assert!(wire.dropped > 100);
+    assert!((wire.dropped - 1..=wire.dropped).contains(&receiver.sequence().lost()));
+    assert_eq!(receiver.sequence().received(), sender.sent() - wire.dropped);
+    let ([_, receiver], _) = raw(config, schedule, true, Mischief::DelayEvery(10), 500_000);
+    assert!(receiver.sequence().reordered() > 100);
+    assert!(receiver.sequence().lost() <= 1, "the last may be on its way");
+}
+
+/// Holds that a raw frame is what it says: headers that other software reads, with a right checksum.
+#[test]
+fn raw_frames_are_valid() {
+    let config = raw_config(1500, None);
+    let guest = RawGuest::receiver(RawConfig { own: config.peer, peer: config.own, ..config });
+    let mut guest = guest.unwrap();
+    let mut end = End::new(guest.nic());
+    guest.poll(0, &mut Deaf).unwrap();
+    let frame = end.take().unwrap();
+    let headers = etherparse::PacketHeaders::from_ethernet_slice(&frame[VNET_HDR_BYTES..]).unwrap();
+    let Some(etherparse::NetHeaders::Ipv4(ip, _)) = headers.net else { panic!("{headers:?}") };
+    assert_eq!((ip.source, ip.destination), (config.peer.ip.octets(), config.own.ip.octets()));
+    assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+    let Some(etherparse::TransportHeader::Udp(udp)) = headers.transport else { panic!("{:?}", ip) };
+    assert_eq!((usize::from(udp.length), udp.checksum), (frame.len() - VNET_HDR_BYTES - 34, 0));
+}
+
+/// Holds that datagrams keep the rate that they were given.
+#[test]
+fn datagrams_are_paced() {
+    let mut network = Network::new(NicConfig::default(), true);
+    let remote = network.server();
+    let [a, b] = &mut network.guests;
+    let mut receiver = DatagramReceiver::new(b.stack(), PORT).unwrap();
+    let sender = DatagramSender::new(a.stack(), remote, 100, None).unwrap();
+    let mut sender = sender.paced(Schedule::at_rate(std::num::NonZeroU64::new(1_000)));
+    network.run_until(SECOND_NS, [&mut sender, &mut receiver]);
+    assert!((999..=1_001).contains(&receiver.sequence().received()), "{:?}", receiver.sequence());
 }
 
 #[test]
@@ -423,7 +540,7 @@ fn a_starved_transmitter_sleeps_until_buffers_return() {
         let mut receiver = DatagramReceiver::new(network.guests[1].stack(), PORT).unwrap();
         let mut sender = DatagramSender::new(network.guests[0].stack(), remote, 100, Some(1)).unwrap();
         network.run_until(SECOND_NS, [&mut sender, &mut receiver]);
-        assert_eq!(receiver.received(), 1, "the neighbour is known from here on");
+        assert_eq!(receiver.sequence().received(), 1, "the neighbour is known from here on");
 
         let mut sender = DatagramSender::new(network.guests[0].stack(), remote, 100, Some(40)).unwrap();
         let guest = &mut network.guests[0];
@@ -441,9 +558,9 @@ fn a_starved_transmitter_sleeps_until_buffers_return() {
         network.wire.transmit(0);
         assert!(network.wire.ends[0].interrupt, "the buffers' return wakes the sender");
         network.run_until(SECOND_NS, [&mut sender, &mut receiver]);
-        assert_eq!((receiver.received(), sender.sent()), (41, 40));
+        assert_eq!((receiver.sequence().received(), sender.sent()), (41, 40));
         // The second sender numbers from 0 again: its first datagram has the number of the only one before.
-        assert_eq!((receiver.lost(), receiver.reordered()), (0, 1));
+        assert_eq!((receiver.sequence().lost(), receiver.sequence().reordered()), (0, 1));
     }
 }
 
@@ -451,7 +568,7 @@ fn a_starved_transmitter_sleeps_until_buffers_return() {
 fn lie(what: impl FnOnce(&mut End)) -> (Result<Poll, NicFault>, Guest) {
     let nic = NicConfig { rx_slots: 128, rx_buffer_bytes: 1024, ..NicConfig::default() };
     let mut guest = Guest::new(GuestConfig { nic, ..GuestConfig::numbered(0) }).unwrap();
-    let mut end = End::new(&guest);
+    let mut end = End::new(guest.nic());
     assert_eq!(guest.poll(0, &mut Deaf, &mut ()), Ok(Poll::Idle { until_ns: None }));
     assert_eq!(end.rx.refresh(), Ok(128));
     what(&mut end);
@@ -521,7 +638,7 @@ fn a_device_that_lies() {
 /// Hands one frame, header first, to a guest; answers what the guest counted.
 fn received(nic: NicConfig, frame: Vec<u8>) -> NicCounters {
     let mut guest = Guest::new(GuestConfig { nic, ..GuestConfig::numbered(0) }).unwrap();
-    let mut end = End::new(&guest);
+    let mut end = End::new(guest.nic());
     guest.poll(0, &mut Deaf, &mut ()).unwrap();
     end.waiting.push_back(frame);
     end.copy();

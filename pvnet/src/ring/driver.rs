@@ -116,7 +116,8 @@ struct Chain<T> {
 
 /// A virtqueue, seen by the driver. `T` is what a chain is known by.
 ///
-/// All indices run freely modulo 2^16: `used <= published <= filled`, never further apart than the size.
+/// All indices run freely modulo 2^16: `used <= published <= filled` and `told <= published`, never further apart
+/// than the size; `told` may fall behind `used`.
 pub struct DriverQueue<T> {
     layout: QueueLayout,
     event_idx: bool,
@@ -130,6 +131,8 @@ pub struct DriverQueue<T> {
     filled: u16,
     /// Chains that the device has been shown.
     published: u16,
+    /// Chains for which it was found out whether the device wants a kick.
+    told: u16,
     /// Chains taken back.
     used: u16,
     /// Keeps the rings and the tables mapped.
@@ -178,6 +181,7 @@ impl<T: Copy> DriverQueue<T> {
             free: size,
             filled: 0,
             published: 0,
+            told: 0,
             used: 0,
             _memory: memory.clone(),
         })
@@ -285,15 +289,33 @@ impl<T: Copy> DriverQueue<T> {
     /// (clauses 2.7.13.3 and 2.7.13.4).
     #[inline]
     pub fn publish(&mut self) -> bool {
-        if self.filled == self.published {
+        self.offer();
+        self.wants_kick()
+    }
+
+    /// Shows the device all chains added since the last call, as [`publish`](Self::publish) does, but leaves for
+    /// later whether it wants a kick. Answers for how many chains that is left.
+    #[inline]
+    pub fn offer(&mut self) -> u16 {
+        if self.filled != self.published {
+            // Release: whoever sees the index sees the descriptors and the ring's entries.
+            self.layout.avail_idx().store(self.filled.to_le(), Ordering::Release);
+            self.published = self.filled;
+        }
+        self.published.wrapping_sub(self.told)
+    }
+
+    /// Whether the device wants a kick for what it was shown since this was last asked, and has not seen by now.
+    /// At least once in 2^16 chains it is to be asked.
+    #[inline]
+    pub fn wants_kick(&mut self) -> bool {
+        if self.told == self.published {
             return false;
         }
-        let (old, new) = (self.published, self.filled);
-        // Release: whoever sees the index sees the descriptors and the ring's entries.
-        self.layout.avail_idx().store(new.to_le(), Ordering::Release);
-        self.published = new;
         // The index must be out before the device's wish is read, or both may go to sleep.
         fence(Ordering::SeqCst);
+        let (new, old) = (self.published, self.told);
+        self.told = new;
         let (event, flags) = (self.layout.avail_event(), self.layout.used_flags());
         QueueLayout::wants_event(self.event_idx, event, flags, new, old)
     }
@@ -410,6 +432,8 @@ mod tests {
     enum Operation {
         /// The driver adds a chain of so many buffers.
         Add(usize),
+        /// The driver shows what it added, and leaves for later whether to kick.
+        Offer,
         Publish,
         PopUsed,
         /// The driver goes to sleep, to be woken after so many used entries.
@@ -425,6 +449,7 @@ mod tests {
     fn operation() -> impl Strategy<Value = Operation> {
         prop_oneof![
             3 => (1..=4_usize).prop_map(Operation::Add),
+            1 => Just(Operation::Offer),
             2 => Just(Operation::Publish),
             3 => Just(Operation::PopUsed),
             1 => (1..=3_u16).prop_map(Operation::Sleep),
@@ -458,6 +483,8 @@ mod tests {
         /// Chains were offered since the device last looked.
         unseen: bool,
         device_asleep: bool,
+        /// Chains were offered since the device fell asleep, and it was not kicked.
+        kick_due: bool,
         tokens: u32,
     }
 
@@ -477,6 +504,7 @@ mod tests {
                 asleep: None,
                 unseen: false,
                 device_asleep: false,
+                kick_due: false,
                 tokens: 0,
             }
         }
@@ -484,14 +512,18 @@ mod tests {
         fn apply(&mut self, operation: Operation) {
             match operation {
                 Operation::Add(buffers) => self.add(buffers),
+                Operation::Offer => {
+                    self.driver.offer();
+                    self.offered();
+                }
                 Operation::Publish => {
                     let kick = self.driver.publish();
-                    if self.device_asleep && !self.added.is_empty() {
+                    self.offered();
+                    if self.kick_due {
                         assert!(kick, "the device sleeps and is not kicked");
-                        self.device_asleep = false;
+                        (self.kick_due, self.device_asleep) = (false, false);
                     }
-                    self.unseen |= !self.added.is_empty();
-                    self.offered.append(&mut self.added);
+                    assert!(!self.driver.wants_kick(), "to ask is to tell");
                 }
                 Operation::PopUsed => {
                     let expected = self.returned.pop_front();
@@ -511,13 +543,19 @@ mod tests {
                     let news = self.device.enable_kicks().unwrap();
                     assert_eq!(news, self.unseen);
                     self.unseen = false;
-                    self.device_asleep = !news;
+                    (self.kick_due, self.device_asleep) = (false, !news);
                 }
             }
             assert_eq!(self.driver.free(), self.free);
             let out = self.offered.len() + self.held.len() + self.returned.len();
             assert_eq!(usize::from(self.driver.outstanding()), out);
             assert_eq!(self.driver.has_used(), !self.returned.is_empty());
+        }
+
+        fn offered(&mut self) {
+            self.kick_due |= self.device_asleep && !self.added.is_empty();
+            self.unseen |= !self.added.is_empty();
+            self.offered.append(&mut self.added);
         }
 
         fn add(&mut self, buffers: usize) {

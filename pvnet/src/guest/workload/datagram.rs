@@ -1,6 +1,6 @@
 //! Numbered UDP datagrams, as fast as they are taken: what the switch lost, and what it put out of order.
 
-use super::{Workload, WorkloadError};
+use super::{Schedule, Sequence, Workload, WorkloadError};
 use crate::guest::Stack;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::udp;
@@ -29,7 +29,10 @@ pub struct DatagramSender {
     remote: IpEndpoint,
     datagram_bytes: usize,
     limit: Option<u64>,
+    schedule: Schedule,
     sent: u64,
+    /// When the next datagram may be sent, if that is not yet.
+    due_ns: Option<u64>,
 }
 
 impl DatagramSender {
@@ -54,7 +57,21 @@ impl DatagramSender {
             udp::Socket::new(buffer(1, 0), buffer(SEND_DATAGRAMS, SEND_DATAGRAMS * datagram_bytes));
         socket.bind(stack.dynamic_port()).map_err(|_| WorkloadError::Unaddressable)?;
         let socket = stack.sockets.add(socket);
-        Ok(DatagramSender { socket, remote: remote.into(), datagram_bytes, limit, sent: 0 })
+        let schedule = Schedule::saturating();
+        Ok(DatagramSender {
+            socket,
+            remote: remote.into(),
+            datagram_bytes,
+            limit,
+            schedule,
+            sent: 0,
+            due_ns: None,
+        })
+    }
+
+    /// The same, sending as `schedule` has it instead of as fast as it goes.
+    pub fn paced(self, schedule: Schedule) -> DatagramSender {
+        DatagramSender { schedule, ..self }
     }
 
     /// Datagrams given to the stack so far.
@@ -64,26 +81,32 @@ impl DatagramSender {
 }
 
 impl Workload for DatagramSender {
-    fn poll(&mut self, _: u64, stack: &mut Stack) -> bool {
+    fn poll(&mut self, now_ns: u64, stack: &mut Stack) -> bool {
         let socket = stack.sockets.get_mut::<udp::Socket<'_>>(self.socket);
         let before = self.sent;
+        self.due_ns = None;
         while self.limit != Some(self.sent) {
+            self.due_ns = self.schedule.next_ns(now_ns, self.sent);
+            if self.due_ns.is_some() {
+                break;
+            }
             let Ok(payload) = socket.send(self.datagram_bytes, self.remote) else { break };
             payload[..NUMBER_BYTES].copy_from_slice(&self.sent.to_be_bytes());
             self.sent += 1;
         }
         self.sent != before
     }
+
+    fn due_ns(&self) -> Option<u64> {
+        self.due_ns
+    }
 }
 
 /// Receives datagrams and counts.
 pub struct DatagramReceiver {
     socket: SocketHandle,
-    received: u64,
-    reordered: u64,
+    sequence: Sequence,
     malformed: u64,
-    /// One more than the highest number that came.
-    expected: u64,
 }
 
 impl DatagramReceiver {
@@ -95,22 +118,12 @@ impl DatagramReceiver {
         let mut socket = udp::Socket::new(buffer(RECEIVE_DATAGRAMS, RECEIVE_BYTES), buffer(1, 0));
         socket.bind(port).map_err(|_| WorkloadError::Unaddressable)?;
         let socket = stack.sockets.add(socket);
-        Ok(DatagramReceiver { socket, received: 0, reordered: 0, malformed: 0, expected: 0 })
+        Ok(DatagramReceiver { socket, sequence: Sequence::default(), malformed: 0 })
     }
 
-    /// Datagrams that came with a number.
-    pub fn received(&self) -> u64 {
-        self.received
-    }
-
-    /// Of those, datagrams that came after one with a higher number; a second copy counts here as well.
-    pub fn reordered(&self) -> u64 {
-        self.reordered
-    }
-
-    /// Numbers up to the highest one that did not come. A second copy of one hides the loss of another.
-    pub fn lost(&self) -> u64 {
-        self.expected.saturating_sub(self.received)
+    /// What came, was lost and came late.
+    pub fn sequence(&self) -> Sequence {
+        self.sequence
     }
 
     /// Datagrams too short for a number.
@@ -125,15 +138,10 @@ impl Workload for DatagramReceiver {
         let mut busy = false;
         while let Ok((payload, _)) = socket.recv() {
             busy = true;
-            let Some(number) = payload.first_chunk().copied().map(u64::from_be_bytes) else {
-                self.malformed += 1;
-                continue;
-            };
-            self.received += 1;
-            if number < self.expected {
-                self.reordered += 1;
+            match payload.first_chunk().copied().map(u64::from_be_bytes) {
+                Some(number) => self.sequence.note(number),
+                None => self.malformed += 1,
             }
-            self.expected = self.expected.max(number.saturating_add(1));
         }
         busy
     }

@@ -9,10 +9,14 @@
 
 mod datagram;
 mod request;
+mod schedule;
+mod sequence;
 mod stream;
 
 pub use datagram::{DatagramReceiver, DatagramSender};
 pub use request::{EchoServer, RequestClient};
+pub use schedule::Schedule;
+pub use sequence::Sequence;
 pub use stream::{Pattern, StreamConfig, StreamReceiver, StreamSender};
 
 use super::Stack;
@@ -25,6 +29,11 @@ use std::net::SocketAddrV4;
 pub trait Workload {
     /// Goes on at `now_ns`, without blocking. Answers whether there was anything to do.
     fn poll(&mut self, now_ns: u64, stack: &mut Stack) -> bool;
+
+    /// When it is to be polled again even if nothing happens in the stack, in nanoseconds, if ever.
+    fn due_ns(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A guest that only answers what the stack answers by itself.
@@ -38,6 +47,10 @@ impl<W: Workload + ?Sized> Workload for Box<W> {
     fn poll(&mut self, now_ns: u64, stack: &mut Stack) -> bool {
         (**self).poll(now_ns, stack)
     }
+
+    fn due_ns(&self) -> Option<u64> {
+        (**self).due_ns()
+    }
 }
 
 /// Several at a time.
@@ -48,6 +61,10 @@ impl<W: Workload> Workload for Vec<W> {
             busy |= work.poll(now_ns, stack);
         }
         busy
+    }
+
+    fn due_ns(&self) -> Option<u64> {
+        self.iter().filter_map(Workload::due_ns).min()
     }
 }
 
