@@ -1,16 +1,22 @@
 //! What is printed at the end: of `pair`, what was measured; of `run`, what the switch did.
 
-use crate::cli::Workload;
+use crate::cli::{Arch, Workload};
 use crate::ctl::render;
 use crate::ctl::status::{PortStatus, StatsReport, Traffic};
 use crate::table::{Column, Table, bytes, count};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What `pair` measured. Printed as it is with `--json`, else as tables by [`PairReport::render`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairReport {
     /// What the VMs were: `inprocess` or `tap`.
     pub backend: String,
+    /// What carried their frames.
+    pub arch: Arch,
+    /// What each entry into the hypervisor, and each interrupt taken, cost beside the work done there: nanoseconds
+    /// that the thread spun.
+    pub entry_cost_ns: u64,
     /// Pairs that talked at the same time.
     pub pairs: u16,
     /// The seed of all that was random.
@@ -28,9 +34,9 @@ pub struct WorkloadReport {
     pub workload: Workload,
     /// How long it was measured, in seconds.
     pub seconds: f64,
-    /// Payload that arrived, in 10^9 bits a second.
+    /// Payload that arrived, in 10^9 bits a second; of `raw`, whole frames.
     pub throughput_gbps: Option<f64>,
-    /// Requests that were answered, a second; of `udp`, datagrams that arrived, a second.
+    /// Requests that were answered, a second; of `udp` and `raw`, packets that arrived, a second.
     pub transactions_per_s: Option<f64>,
     /// The median of the time from a request to its answer, in microseconds.
     pub p50_us: Option<f64>,
@@ -38,8 +44,29 @@ pub struct WorkloadReport {
     pub p99_us: Option<f64>,
     /// The longest time that a request took, in microseconds.
     pub max_us: Option<f64>,
+    /// Of `udp` and `raw` in this process: packets that did not arrive, of all that were sent from the first to the
+    /// last that arrived, before and after the measurement too.
+    pub lost: Option<u64>,
+    /// Of these workloads, packets that arrived behind a later one.
+    pub reordered: Option<u64>,
     /// What each VM cost.
     pub vms: Vec<VmReport>,
+    /// What the switch's own threads cost, where it is known.
+    pub switching: Option<SwitchingReport>,
+}
+
+/// What the switch's own threads did between the start and the end of all VMs: workers, the driver domain, the control
+/// plane. What VMs' threads did in the switch is in their own reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchingReport {
+    /// From the start to the end, in nanoseconds: what the processor times of this and of the VMs are parts of.
+    pub elapsed_ns: u64,
+    /// Processor time, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Entries into the hypervisor, as a driver domain makes them.
+    pub entries: u64,
+    /// Times that a contender's thread was woken, or told before it slept.
+    pub wakeups: u64,
 }
 
 /// What one VM did while a workload ran, and what the switch did for it.
@@ -51,16 +78,18 @@ pub struct VmReport {
     pub tx: Traffic,
     /// What it received.
     pub rx: Traffic,
-    /// Entries into the switch to send.
+    /// Entries by its thread to send: hypercalls; elsewhere than in this process, entries into the switch.
     pub transmit_calls: u64,
-    /// Entries into the switch to receive.
+    /// Entries by its thread to receive, or to say that there are buffers again.
     pub receive_calls: u64,
     /// Virtual interrupts that it was sent.
     pub notifications: u64,
-    /// Packets that were copied into its memory.
+    /// Packets that were copied into its memory, and by a contender also those out of it.
     pub copies: u64,
     /// Bytes of these.
     pub copied_bytes: u64,
+    /// Processor time of its thread, in nanoseconds, what it did in the switch included; where it has one here.
+    pub cpu_ns: Option<u64>,
 }
 
 /// A number to one, two or three decimals, or a dash.
@@ -68,13 +97,33 @@ fn measured(value: Option<f64>, decimals: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.decimals$}"))
 }
 
+/// Processor time in seconds.
+fn seconds(ns: u64) -> String {
+    format!("{:.2} s", ns as f64 / 1e9)
+}
+
+impl fmt::Display for SwitchingReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SwitchingReport { elapsed_ns, cpu_ns, entries, wakeups } = *self;
+        let [cpu, elapsed] = [cpu_ns, elapsed_ns].map(seconds);
+        let [entries, wakeups] = [entries, wakeups].map(count);
+        write!(f, "switching threads: cpu {cpu} in {elapsed}, {entries} entries, {wakeups} wake-ups")
+    }
+}
+
 impl PairReport {
     /// The report as text that ends with a newline: results first, then what each VM cost, then the drops.
     pub fn render(&self) -> String {
         let pairs = if self.pairs == 1 { "pair" } else { "pairs" };
         let interrupted = if self.interrupted { ", interrupted" } else { "" };
-        let mut text =
-            format!("{} {pairs} ({}), seed {}{interrupted}\n\n", self.pairs, self.backend, self.seed);
+        let mut text = format!(
+            "{} {pairs} ({}), {}, entry cost {} ns, seed {}{interrupted}\n\n",
+            self.pairs,
+            self.backend,
+            self.arch.name(),
+            self.entry_cost_ns,
+            self.seed
+        );
         text.push_str(&self.results().to_string());
         for workload in &self.workloads {
             let all = workload.total();
@@ -82,11 +131,14 @@ impl PairReport {
             let mut drops = all.tx.drops;
             drops.add(&all.rx.drops);
             text.push_str(&render::render_drops(&drops));
+            if let Some(switching) = &workload.switching {
+                text.push_str(&format!("{switching}\n"));
+            }
         }
         text
     }
 
-    fn results(&self) -> Table<7> {
+    fn results(&self) -> Table<8> {
         let mut table = Table::new([
             Column::left("workload"),
             Column::right("seconds"),
@@ -95,6 +147,7 @@ impl PairReport {
             Column::right("p50 us"),
             Column::right("p99 us"),
             Column::right("max us"),
+            Column::right("lost"),
         ]);
         for workload in &self.workloads {
             // A rate is not negative; the conversion saturates in any case.
@@ -107,6 +160,7 @@ impl PairReport {
                 measured(workload.p50_us, 1),
                 measured(workload.p99_us, 1),
                 measured(workload.max_us, 1),
+                workload.lost.map_or("-".to_owned(), count),
             ]);
         }
         table
@@ -125,12 +179,13 @@ impl WorkloadReport {
             all.notifications += vm.notifications;
             all.copies += vm.copies;
             all.copied_bytes += vm.copied_bytes;
+            all.cpu_ns = all.cpu_ns.zip(vm.cpu_ns).map(|(all, vm)| all + vm).or(vm.cpu_ns);
         }
         all
     }
 
     /// A row for each VM, their sum, and the sum for each packet that arrived.
-    fn costs(&self, all: &VmReport) -> Table<11> {
+    fn costs(&self, all: &VmReport) -> Table<12> {
         let mut table = Table::new([
             Column::left("vm"),
             Column::right("tx packets"),
@@ -143,30 +198,37 @@ impl WorkloadReport {
             Column::right("notified"),
             Column::right("copies"),
             Column::right("copied"),
+            Column::right("cpu"),
         ]);
-        let row =
-            |name: &str, vm: &VmReport, number: &dyn Fn(u64) -> String, amount: &dyn Fn(u64) -> String| {
-                [
-                    name.to_owned(),
-                    number(vm.tx.frames),
-                    amount(vm.tx.bytes),
-                    number(vm.rx.frames),
-                    amount(vm.rx.bytes),
-                    number(vm.tx.drops.total().saturating_add(vm.rx.drops.total())),
-                    number(vm.transmit_calls),
-                    number(vm.receive_calls),
-                    number(vm.notifications),
-                    number(vm.copies),
-                    amount(vm.copied_bytes),
-                ]
-            };
+        let row = |name: &str,
+                   vm: &VmReport,
+                   number: &dyn Fn(u64) -> String,
+                   amount: &dyn Fn(u64) -> String,
+                   time: &dyn Fn(u64) -> String| {
+            [
+                name.to_owned(),
+                number(vm.tx.frames),
+                amount(vm.tx.bytes),
+                number(vm.rx.frames),
+                amount(vm.rx.bytes),
+                number(vm.tx.drops.total().saturating_add(vm.rx.drops.total())),
+                number(vm.transmit_calls),
+                number(vm.receive_calls),
+                number(vm.notifications),
+                number(vm.copies),
+                amount(vm.copied_bytes),
+                vm.cpu_ns.map_or("-".to_owned(), time),
+            ]
+        };
         for vm in self.vms.iter().chain([all]) {
-            table.row(row(&vm.name, vm, &count, &bytes));
+            table.row(row(&vm.name, vm, &count, &bytes, &seconds));
         }
         let packets = all.rx.frames;
         if packets > 0 {
             let ratio = |sum: u64| format!("{:.2}", sum as f64 / packets as f64);
-            table.row(row("a packet", all, &ratio, &|sum| bytes(sum / packets)));
+            table.row(row("a packet", all, &ratio, &|sum| bytes(sum / packets), &|sum| {
+                format!("{} ns", sum / packets)
+            }));
         }
         table
     }
@@ -192,6 +254,7 @@ mod tests {
             notifications: 4_100,
             copies: 60_000,
             copied_bytes: 3_900_000_000,
+            cpu_ns: Some(3_000_000_000),
             ..VmReport::default()
         };
         receiver.rx.drops.count(DropReason::RxQueueFull, 3);
@@ -199,10 +262,13 @@ mod tests {
             name: "a0".into(),
             tx: traffic(60_003, 3_900_000_195),
             transmit_calls: 950,
+            cpu_ns: Some(4_500_000_000),
             ..VmReport::default()
         };
         PairReport {
             backend: "inprocess".into(),
+            arch: Arch::HyperSwitch,
+            entry_cost_ns: 1_000,
             pairs: 1,
             seed: 1,
             interrupted: false,
@@ -215,7 +281,15 @@ mod tests {
                     p50_us: None,
                     p99_us: None,
                     max_us: None,
+                    lost: Some(4),
+                    reordered: Some(0),
                     vms: vec![sender, receiver],
+                    switching: Some(SwitchingReport {
+                        elapsed_ns: 5_100_000_000,
+                        cpu_ns: 20_000_000,
+                        entries: 0,
+                        wakeups: 12,
+                    }),
                 },
                 WorkloadReport {
                     workload: Workload::Rr,
@@ -225,7 +299,10 @@ mod tests {
                     p50_us: Some(7.96),
                     p99_us: Some(21.0),
                     max_us: Some(1_250.4),
+                    lost: None,
+                    reordered: None,
                     vms: vec![],
+                    switching: None,
                 },
             ],
         }
@@ -238,25 +315,26 @@ mod tests {
         let mut report = report();
         report.workloads[1].vms.push(VmReport { name: "a0".into(), ..VmReport::default() });
         let expected = "\
-1 pair (inprocess), seed 1
+1 pair (inprocess), hyper-switch, entry cost 1000 ns, seed 1
 
-workload  seconds  Gb/s  transactions/s  p50 us  p99 us  max us
-stream        5.0  6.24               -       -       -       -
-rr            5.0     -         123,457     8.0    21.0  1250.4
+workload  seconds  Gb/s  transactions/s  p50 us  p99 us  max us  lost
+stream        5.0  6.24               -       -       -       -     4
+rr            5.0     -         123,457     8.0    21.0  1250.4     -
 
 stream:
-vm        tx packets  tx bytes  rx packets  rx bytes  drops  tx calls  rx calls  notified  copies   copied
-a0            60,003   3.90 GB           0       0 B      0       950         0         0       0      0 B
-b0                 0       0 B      60,000   3.90 GB      3         0        12     4,100  60,000  3.90 GB
-all           60,003   3.90 GB      60,000   3.90 GB      3       950        12     4,100  60,000  3.90 GB
-a packet        1.00   65.0 kB        1.00   65.0 kB   0.00      0.02      0.00      0.07    1.00  65.0 kB
+vm        tx packets  tx bytes  rx packets  rx bytes  drops  tx calls  rx calls  notified  copies   copied        cpu
+a0            60,003   3.90 GB           0       0 B      0       950         0         0       0      0 B     4.50 s
+b0                 0       0 B      60,000   3.90 GB      3         0        12     4,100  60,000  3.90 GB     3.00 s
+all           60,003   3.90 GB      60,000   3.90 GB      3       950        12     4,100  60,000  3.90 GB     7.50 s
+a packet        1.00   65.0 kB        1.00   65.0 kB   0.00      0.02      0.00      0.07    1.00  65.0 kB  125000 ns
 drops for      frames  which means
 rx_queue_full       3  The receiver's internal queue is full.
+switching threads: cpu 0.02 s in 5.10 s, 0 entries, 12 wake-ups
 
 rr:
-vm   tx packets  tx bytes  rx packets  rx bytes  drops  tx calls  rx calls  notified  copies  copied
-a0            0       0 B           0       0 B      0         0         0         0       0     0 B
-all           0       0 B           0       0 B      0         0         0         0       0     0 B
+vm   tx packets  tx bytes  rx packets  rx bytes  drops  tx calls  rx calls  notified  copies  copied  cpu
+a0            0       0 B           0       0 B      0         0         0         0       0     0 B    -
+all           0       0 B           0       0 B      0         0         0         0       0     0 B    -
 no drops
 ";
         assert_eq!(report.render(), expected);

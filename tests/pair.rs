@@ -160,9 +160,13 @@ fn datagrams() {
 fn readable() {
     let output = pair("--duration 1.1").output().unwrap();
     let [tables, signs] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-    for part in
-        ["1 pair (inprocess), seed 1\n", "transactions/s", "\nstream:\nvm ", "\nrr:\nvm ", "\na packet "]
-    {
+    for part in [
+        "1 pair (inprocess), hyper-switch, entry cost 0 ns, seed 1\n",
+        "transactions/s",
+        "\nstream:\nvm ",
+        "\nrr:\nvm ",
+        "\na packet ",
+    ] {
         assert!(tables.contains(part), "{part}: {tables}");
     }
     assert!(signs.starts_with("stream: 1 of 1.1 s, ") && signs.contains(" Gb/s\n"), "{signs}");
@@ -179,7 +183,10 @@ fn interrupted() {
     let mut tables = String::new();
     child.stdout.as_mut().unwrap().read_to_string(&mut tables).unwrap();
     assert!(child.wait().unwrap().success());
-    assert!(tables.starts_with("1 pair (inprocess), seed 1, interrupted\n"), "{tables}");
+    assert!(
+        tables.starts_with("1 pair (inprocess), hyper-switch, entry cost 0 ns, seed 1, interrupted\n"),
+        "{tables}"
+    );
     assert!(tables.contains("\nstream:\n") && !tables.contains("\nrr:\n"), "{tables}");
 }
 

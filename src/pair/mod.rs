@@ -6,11 +6,17 @@
 //! | module | noun |
 //! | --- | --- |
 //! | `trial` | one workload between all pairs: who takes part, what arrived when, when to stop |
-//! | `inprocess` | VMs that are threads of this process, with VIRTIO rings and a TCP/IP stack each |
+//! | `inprocess` | VMs that are threads of this process, with VIRTIO rings |
+//! | `tenant` | what runs in such a VM |
+//! | `arch` | what carries frames between them: this switch, or what it is measured against |
+//! | `cost` | what an entry costs, and who used the processor |
 //! | `tap` | VMs that are network namespaces behind TAPs |
 
+mod arch;
+mod cost;
 mod inprocess;
 mod tap;
+mod tenant;
 mod trial;
 
 use crate::cli::{Backend, PairOptions, Workload};
@@ -18,10 +24,11 @@ use crate::ctl::status::Traffic;
 use crate::exit::{Failure, FailureKind};
 use crate::host::Snapshot;
 use crate::progress::Progress;
-use crate::report::{PairReport, VmReport, WorkloadReport};
+use crate::report::{PairReport, SwitchingReport, VmReport, WorkloadReport};
 use hyper_switch_dataplane::PortStatus;
 use hyper_switch_dataplane::api::DropReason;
 use hyper_switch_dataplane::counters::DROP_REASONS;
+use hyper_switch_pvnet::guest::doorbell::Pace;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fmt;
 use std::sync::Arc;
@@ -49,16 +56,23 @@ pub fn run(options: &PairOptions) -> Result<PairReport, Failure> {
     }
     let mut report = PairReport {
         backend: backend_name(options.backend).to_owned(),
+        arch: options.arch,
+        entry_cost_ns: options.entry_cost_ns,
         pairs: options.pairs,
         seed: options.seed,
         interrupted: false,
         workloads: Vec::new(),
     };
+    let setting = inprocess::Setting {
+        arch: options.arch,
+        cost: cost::EntryCost { ns: options.entry_cost_ns },
+        batching: Some(Pace::default()),
+    };
     for workload in &options.workloads {
         let trial = trial(*workload, options);
         let mut progress = Progress::start(workload.name(), trial.duration, options.json);
         let outcome = match options.backend {
-            Backend::Inprocess => inprocess::run(&trial, &interrupted, &mut progress)?,
+            Backend::Inprocess => inprocess::run(&trial, setting, &interrupted, &mut progress)?,
             Backend::Tap => tap::run(&trial, &interrupted, &mut progress)?,
         };
         report.workloads.extend(outcome.report(&trial));
@@ -82,12 +96,12 @@ fn backend_name(backend: Backend) -> &'static str {
 
 /// One workload. Latency takes fewer samples than throughput: beside other workloads, `rr` takes half the time.
 fn trial(workload: Workload, options: &PairOptions) -> Trial {
-    let PairOptions { pairs, duration, seed, frame_bytes, .. } = *options;
+    let PairOptions { pairs, duration, seed, frame_bytes, rate_per_s, .. } = *options;
     let duration = match workload {
         Workload::Rr if options.workloads.len() > 1 => (duration / 2).max(RR_AT_LEAST),
         _ => duration,
     };
-    Trial::new(workload, pairs, duration, seed, frame_bytes)
+    Trial::new(workload, pairs, duration, seed, frame_bytes, rate_per_s)
 }
 
 /// What came of a trial.
@@ -96,6 +110,8 @@ struct Outcome {
     measured: Option<Measured>,
     /// What the switch did for each VM, from before the first frame until all had ended.
     vms: Vec<VmReport>,
+    /// What the switch's own threads did meanwhile, where it is known.
+    switching: Option<SwitchingReport>,
 }
 
 impl Outcome {
@@ -108,11 +124,7 @@ impl Outcome {
         let (Some(before), Some(after)) = (before, after) else {
             return Err(Failure::new(FailureKind::Runtime, "the switch stopped during the measurement"));
         };
-        let port = |snapshot: &Snapshot, vm: Vm| {
-            snapshot.ports.iter().find(|port| port.info.name == vm.name()).cloned()
-        };
-        let vm = |vm| Some(vm_report(&port(&before, vm)?, &port(&after, vm)?));
-        Ok(Outcome { measured, vms: trial.vms().filter_map(vm).collect() })
+        Ok(Outcome { measured, vms: vm_reports(trial.vms(), &before, &after), switching: None })
     }
 
     fn report(self, trial: &Trial) -> Option<WorkloadReport> {
@@ -121,8 +133,10 @@ impl Outcome {
         let payload_bytes_per_s = match trial.workload {
             Workload::Stream => Some(rate),
             Workload::Udp => Some(rate * trial.datagram_bytes() as f64),
+            Workload::Raw => Some(rate * trial.frame_bytes as f64),
             Workload::Rr => None,
         };
+        let (lost, reordered) = trial.lost_and_reordered().unzip();
         let latencies = trial.latencies_ns();
         let latency_us = |ns: u64| (!latencies.is_empty()).then_some(ns as f64 / 1e3);
         Some(WorkloadReport {
@@ -133,9 +147,19 @@ impl Outcome {
             p50_us: latency_us(latencies.value_at_quantile(0.5)),
             p99_us: latency_us(latencies.value_at_quantile(0.99)),
             max_us: latency_us(latencies.max()),
+            lost,
+            reordered,
             vms: self.vms,
+            switching: self.switching,
         })
     }
+}
+
+/// What the switch did for each of `vms` between two moments.
+fn vm_reports(vms: impl Iterator<Item = Vm>, before: &Snapshot, after: &Snapshot) -> Vec<VmReport> {
+    let port =
+        |snapshot: &Snapshot, vm: Vm| snapshot.ports.iter().find(|port| port.info.name == vm.name()).cloned();
+    vms.filter_map(|vm| Some(vm_report(&port(before, vm)?, &port(after, vm)?))).collect()
 }
 
 /// What the switch did for one VM between two moments.
@@ -156,18 +180,22 @@ fn vm_report(start: &PortStatus, end: &PortStatus) -> VmReport {
         notifications: rx.notifications,
         copies: rx.copies,
         copied_bytes: rx.copied_bytes,
+        cpu_ns: None,
     }
 }
 
-/// Waits for the threads of VMs, which have been told to stop.
+/// Waits for the threads of VMs, which have been told to stop, and answers what each came to.
 ///
 /// # Errors
 /// The first VM that failed, and how.
-fn joined(threads: Vec<(Vm, ScopedJoinHandle<'_, Result<(), String>>)>) -> Result<(), Failure> {
-    let mut failed = None;
+fn joined<T>(threads: Vec<(Vm, ScopedJoinHandle<'_, Result<T, String>>)>) -> Result<Vec<T>, Failure> {
+    let (mut ended, mut failed) = (Vec::new(), None);
     for (vm, thread) in threads {
         let error = match thread.join() {
-            Ok(Ok(())) => continue,
+            Ok(Ok(end)) => {
+                ended.push(end);
+                continue;
+            }
             Ok(Err(error)) => error,
             // What it said is on standard error already.
             Err(_) => "its thread panicked".to_owned(),
@@ -175,7 +203,7 @@ fn joined(threads: Vec<(Vm, ScopedJoinHandle<'_, Result<(), String>>)>) -> Resul
         failed
             .get_or_insert_with(|| Failure::new(FailureKind::Runtime, format!("VM {}: {error}", vm.name())));
     }
-    failed.map_or(Ok(()), Err)
+    failed.map_or(Ok(ended), Err)
 }
 
 /// Names what could not be done in a failure.
@@ -186,6 +214,7 @@ fn cannot(what: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Arch;
     use std::thread;
 
     fn options(workloads: &[Workload], seconds: f64) -> PairOptions {
@@ -197,6 +226,9 @@ mod tests {
             json: true,
             seed: 1,
             frame_bytes: 60,
+            rate_per_s: None,
+            arch: Arch::HyperSwitch,
+            entry_cost_ns: 0,
         }
     }
 
@@ -218,13 +250,13 @@ mod tests {
     /// Holds that a VM that failed or panicked ends the command, by the name of the first such VM.
     #[test]
     fn a_vm_that_failed_is_named() {
-        let vms: Vec<_> = Trial::new(Workload::Rr, 2, Duration::ZERO, 1, 60).vms().collect();
+        let vms: Vec<_> = Trial::new(Workload::Rr, 2, Duration::ZERO, 1, 60, None).vms().collect();
         let end = |outcomes: [fn() -> Result<(), String>; 3]| {
             thread::scope(|scope| {
                 joined(vms.iter().copied().zip(outcomes.map(|outcome| scope.spawn(outcome))).collect())
             })
         };
-        assert_eq!(end([|| Ok(()); 3]), Ok(()));
+        assert_eq!(end([|| Ok(()); 3]), Ok(vec![(); 3]));
         let failure = end([|| Ok(()), || Err("the ring is broken".into()), || panic!("as the test wants")]);
         assert_eq!(failure.unwrap_err().message, "VM b0: the ring is broken");
         let failure = end([|| Ok(()), || Ok(()), || panic!("as the test wants")]).unwrap_err();

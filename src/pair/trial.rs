@@ -16,6 +16,8 @@ use crate::host::GuestBell;
 use crate::progress::Progress;
 use crate::table::span;
 use hdrhistogram::Histogram;
+use hyper_switch_pvnet::guest::workload::Sequence;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,8 +46,10 @@ pub(super) struct Trial {
     pub(super) duration: Duration,
     /// Seeds whatever is random.
     pub(super) seed: u64,
-    /// Bytes of each frame of [`Workload::Udp`].
-    frame_bytes: usize,
+    /// Bytes of each frame of [`Workload::Udp`] and [`Workload::Raw`].
+    pub(super) frame_bytes: usize,
+    /// Packets of these two that each pair sends a second; without it, as many as go.
+    pub(super) rate_per_s: Option<NonZeroU64>,
     probes: Box<[Probe]>,
     measuring: AtomicBool,
     stopping: AtomicBool,
@@ -60,6 +64,7 @@ pub(super) struct Trial {
 #[repr(align(128))]
 struct Probe {
     arrived: AtomicU64,
+    sequence: Mutex<Option<Sequence>>,
     latencies_ns: Mutex<Histogram<u64>>,
 }
 
@@ -70,6 +75,15 @@ pub(super) enum Side {
     Client,
     /// Waits for the client.
     Server,
+}
+
+impl Side {
+    pub(super) fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        }
+    }
 }
 
 /// A VM of a trial.
@@ -84,6 +98,12 @@ impl Vm {
     /// The VM's number, from 0, among all of the trial.
     pub(super) fn number(self) -> usize {
         2 * self.pair + usize::from(self.side == Side::Server)
+    }
+
+    /// The VM with that number.
+    pub(super) fn numbered(number: usize) -> Vm {
+        let side = if number.is_multiple_of(2) { Side::Client } else { Side::Server };
+        Vm { pair: number / 2, side }
     }
 
     /// The name of the VM's port: `a0` talks to `b0`.
@@ -119,17 +139,19 @@ impl Trial {
         duration: Duration,
         seed: u64,
         frame_bytes: usize,
+        rate_per_s: Option<NonZeroU64>,
     ) -> Trial {
         let probe = || {
             let histogram = Histogram::new_with_bounds(1, LONGEST_NS, LATENCY_DIGITS);
             let latencies_ns = Mutex::new(histogram.expect("the bounds are constants that suit each other"));
-            Probe { arrived: AtomicU64::new(0), latencies_ns }
+            Probe { arrived: AtomicU64::new(0), sequence: Mutex::default(), latencies_ns }
         };
         Trial {
             workload,
             duration,
             seed,
             frame_bytes,
+            rate_per_s,
             probes: (0..pairs).map(|_| probe()).collect(),
             measuring: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -140,10 +162,7 @@ impl Trial {
 
     /// The VMs in the order of their numbers.
     pub(super) fn vms(&self) -> impl ExactSizeIterator<Item = Vm> + use<> {
-        (0..2 * self.probes.len()).map(|number| {
-            let side = if number % 2 == 0 { Side::Client } else { Side::Server };
-            Vm { pair: number / 2, side }
-        })
+        (0..2 * self.probes.len()).map(Vm::numbered)
     }
 
     /// The seed of one pair's data.
@@ -174,6 +193,20 @@ impl Trial {
     /// Says how much has arrived at `pair` since the beginning. For the one thread of the pair that counts.
     pub(super) fn arrived(&self, pair: usize, total: u64) {
         self.probes[pair].arrived.store(total, Ordering::Relaxed);
+    }
+
+    /// Says what became of the numbered packets of `pair`, from the first to the last.
+    pub(super) fn ended_with(&self, pair: usize, sequence: Sequence) {
+        *lock(&self.probes[pair].sequence) = Some(sequence);
+    }
+
+    /// Numbered packets of all pairs that were lost, and those that came out of order, if packets are numbered.
+    pub(super) fn lost_and_reordered(&self) -> Option<(u64, u64)> {
+        let sequences = self.probes.iter().map(|probe| *lock(&probe.sequence));
+        sequences.fold(None, |sum, sequence| {
+            let (lost, reordered) = sum.unwrap_or_default();
+            sequence.map(|one| (lost + one.lost(), reordered + one.reordered())).or(sum)
+        })
     }
 
     /// Notes how long an answer took, if that is being measured.
@@ -266,6 +299,7 @@ impl Trial {
             Workload::Stream => format!("{:.2} Gb/s", rate * 8.0 / 1e9),
             Workload::Rr => format!("{rate:.0} transactions/s"),
             Workload::Udp => format!("{rate:.0} datagrams/s"),
+            Workload::Raw => format!("{rate:.0} packets/s"),
         }
     }
 }
@@ -300,7 +334,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn trial(pairs: u16, duration: Duration) -> Trial {
-        Trial::new(Workload::Rr, pairs, duration, 1, 60)
+        Trial::new(Workload::Rr, pairs, duration, 1, 60, None)
     }
 
     fn watch(trial: &Trial, interrupted: bool, ended: bool) -> Result<Option<Measured>, Failure> {

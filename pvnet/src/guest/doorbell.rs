@@ -74,12 +74,8 @@ impl Doorbell {
         if frames == 0 {
             return false;
         }
-        let first = Unannounced {
-            frames,
-            since_ns: now_ns,
-            alone: outstanding <= frames,
-            rung_ns: self.rung_ns,
-        };
+        let first =
+            Unannounced { frames, since_ns: now_ns, alone: outstanding <= frames, rung_ns: self.rung_ns };
         let unannounced = Unannounced { frames, ..self.unannounced.unwrap_or(first) };
         let due = due_ns(self.pace, &unannounced) <= now_ns;
         self.unannounced = (!due).then_some(unannounced);
@@ -124,7 +120,10 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Operation {
         /// The VM runs for so long, then sends so many frames and polls.
-        Poll { after_ns: u64, frames: u32 },
+        Poll {
+            after_ns: u64,
+            frames: u32,
+        },
         /// The switch gives all back that it has seen.
         GiveBack,
         Block,

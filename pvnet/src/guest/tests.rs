@@ -350,14 +350,20 @@ fn datagrams(mischief: Mischief, sent: u64) -> (DatagramReceiver, Network) {
 #[test]
 fn datagrams_are_counted() {
     let (receiver, network) = datagrams(Mischief::None, 100_000);
-    assert_eq!((receiver.sequence().received(), receiver.sequence().lost(), receiver.sequence().reordered()), (100_000, 0, 0));
+    assert_eq!(
+        (receiver.sequence().received(), receiver.sequence().lost(), receiver.sequence().reordered()),
+        (100_000, 0, 0)
+    );
     network.assert_lossless();
 
     let (receiver, network) = datagrams(Mischief::DropEvery(7), 100_000);
     let dropped = network.wire.dropped;
     assert!(dropped > 1000);
     assert_eq!(receiver.sequence().received(), 100_000 - dropped);
-    assert!((dropped - 1..=dropped).contains(&receiver.sequence().lost()), "the last is not missed if it was lost");
+    assert!(
+        (dropped - 1..=dropped).contains(&receiver.sequence().lost()),
+        "the last is not missed if it was lost"
+    );
     assert_eq!((receiver.sequence().reordered(), receiver.malformed()), (0, 0));
 
     let (receiver, _) = datagrams(Mischief::DelayEvery(10), 100_000);
@@ -410,9 +416,9 @@ fn raw_frames_arrive_in_order() {
         for (batching, preemptive) in [(None, false), (None, true), (Some(Pace::default()), true)] {
             let config = raw_config(frame_bytes, batching);
             let schedule = Schedule::saturating();
-            let ([sender, receiver], wire) = raw(config, schedule, preemptive, Mischief::None, 2_000_000);
+            let ([sender, receiver], wire) = raw(config, schedule, preemptive, Mischief::None, 100_000);
             let received = receiver.sequence().received();
-            assert!(received > 1_000, "{received} frames of {frame_bytes}");
+            assert!(received > 500, "{received} frames of {frame_bytes}");
             assert_eq!((receiver.sequence().lost(), receiver.sequence().reordered()), (0, 0));
             assert_eq!(sender.sequence().received(), 1, "one greeting");
             let bytes = receiver.nic().counters().rx_bytes;

@@ -26,6 +26,7 @@
 pub mod device;
 pub mod driver;
 pub(crate) mod layout;
+pub mod relay;
 
 pub use layout::{QueueAddrs, QueueLayout, QueueSizeError};
 

@@ -1,0 +1,82 @@
+//! The threads of a contender's switch: each sleeps until it is notified, and all stop together.
+
+use super::super::cannot;
+use crate::exit::Failure;
+use crate::host::GuestBell;
+use crossbeam_channel::bounded;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+/// Threads that each come to a `T`.
+pub(super) struct Crew<T> {
+    stopping: Arc<AtomicBool>,
+    threads: Vec<(Arc<GuestBell>, JoinHandle<T>)>,
+}
+
+/// What one of them knows of itself.
+pub(super) struct Shift {
+    bell: Arc<GuestBell>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Shift {
+    /// Does `turn` again and again until it is time to stop. It is told whether there was a notification since the
+    /// last time, and answers whether it found anything to do; if not, the thread sleeps until the next notification.
+    /// So it has to look for work each time, and to have asked for a notification of whatever it does not find.
+    pub(super) fn work(&self, mut turn: impl FnMut(bool) -> bool) {
+        while !self.stopping.load(Ordering::SeqCst) {
+            if !turn(self.bell.take()) {
+                self.bell.wait(None);
+            }
+        }
+    }
+}
+
+impl<T: Send + 'static> Crew<T> {
+    pub(super) fn new() -> Crew<T> {
+        Crew { stopping: Arc::default(), threads: Vec::new() }
+    }
+
+    /// One thread more. Answers the bell that notifies it.
+    ///
+    /// # Errors
+    /// The system gives us no thread.
+    pub(super) fn spawn(
+        &mut self,
+        name: String,
+        life: impl FnOnce(&Shift) -> T + Send + 'static,
+    ) -> Result<Arc<GuestBell>, Failure> {
+        let stopping = self.stopping.clone();
+        let (bells, bell) = bounded(1);
+        let spawned = thread::Builder::new().name(name).spawn(move || {
+            let bell = Arc::new(GuestBell::of_this_thread());
+            // Whoever spawned us waits for it.
+            let _ = bells.send(bell.clone());
+            life(&Shift { bell, stopping })
+        });
+        let thread = spawned.map_err(cannot("start a thread of the switch"))?;
+        let bell: Arc<GuestBell> = bell.recv().expect("the thread sends its bell before all else");
+        self.threads.push((bell.clone(), thread));
+        Ok(bell)
+    }
+
+    /// Stops all, and answers what each came to, in the order in which they were spawned. Nothing of those that
+    /// panicked, which the panic hook has reported.
+    pub(super) fn stop(&mut self) -> Vec<T> {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.threads.iter().for_each(|(bell, _)| bell.ring());
+        self.threads.drain(..).filter_map(|(_, thread)| thread.join().ok()).collect()
+    }
+}
+
+impl<T> Drop for Crew<T> {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.threads.iter().for_each(|(bell, _)| bell.ring());
+        for (_, thread) in self.threads.drain(..) {
+            // A panic of the thread has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
