@@ -5,8 +5,10 @@
 //!   Ethernet 14 | IPv4 20 | UDP 8 | number 8 | whatever the buffer held
 //! ```
 //!
-//! The receiver speaks first, and once a second from then on: a greeting, by which a learning switch knows where it is
-//! and on which the sender starts. A saturating sender sends until it has no transmit buffer left, and blocks until the
+//! The receiver speaks first: a greeting, by which a learning switch knows where it is. The sender answers with its
+//! first frame, and with all others when it is greeted again, which the receiver does on that first frame: so a switch
+//! has learned both ways before it is flooded. From then on the receiver greets once a second, lest it be forgotten. A
+//! saturating sender sends until it has no transmit buffer left, and blocks until the
 //! switch gives some back.
 
 use super::doorbell::Pace;
@@ -35,7 +37,7 @@ const TOUCHED_BYTES: usize = HEADER_BYTES + 8;
 const UDP_PORT: u16 = 5001;
 const TTL: u8 = 64;
 
-/// From one greeting to the next: often enough that no switch forgets the receiver.
+/// From one greeting to the next, and from a lost one to the next try: often enough that no switch forgets the receiver.
 const GREET_EVERY_NS: u64 = 1_000_000_000;
 
 /// Frames that one poll sends at most, so that what came is looked at now and then.
@@ -114,8 +116,8 @@ impl RawConfig {
 
 /// What a raw guest does beside counting what comes.
 enum Role {
-    /// Sends when the peer has greeted.
-    Sender { schedule: Schedule, greeted: bool },
+    /// Sends one frame when the peer has greeted, and all others when it has greeted again.
+    Sender { schedule: Schedule },
     /// Greets, next at this time.
     Receiver { greet_ns: u64 },
 }
@@ -141,7 +143,7 @@ impl RawGuest {
     /// # Panics
     /// If a frame is not of [`FRAME_BYTES`].
     pub fn sender(config: RawConfig, schedule: Schedule) -> Result<RawGuest, NicConfigError> {
-        RawGuest::new(config, config.frame_bytes, Role::Sender { schedule, greeted: false })
+        RawGuest::new(config, config.frame_bytes, Role::Sender { schedule })
     }
 
     /// A guest that greets its peer and counts what comes from it.
@@ -223,8 +225,8 @@ impl RawGuest {
             }
             let number = number.try_into().expect("what is touched ends with the number");
             self.sequence.note(u64::from_be_bytes(number));
-            if let Role::Sender { greeted, .. } = &mut self.role {
-                *greeted = true;
+            if let (Role::Receiver { greet_ns }, 1) = (&mut self.role, self.sequence.received()) {
+                *greet_ns = 0;
             }
         }
         Ok(any)
@@ -257,8 +259,8 @@ impl RawGuest {
     /// Whether a frame is due; if not, when one will be, if time alone makes it so.
     fn due(&mut self, now_ns: u64) -> Result<(), Option<u64>> {
         let wait_ns = match &mut self.role {
-            Role::Sender { greeted: false, .. } => return Err(None),
-            Role::Sender { schedule, .. } => schedule.next_ns(now_ns, self.sent),
+            Role::Sender { .. } if self.sequence.received() <= self.sent.min(1) => return Err(None),
+            Role::Sender { schedule } => schedule.next_ns(now_ns, self.sent),
             Role::Receiver { greet_ns } => (*greet_ns > now_ns).then_some(*greet_ns),
         };
         wait_ns.map_or(Ok(()), |at| Err(Some(at)))

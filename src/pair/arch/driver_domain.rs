@@ -16,12 +16,13 @@
 //!   (`xenvif_tx_action`, `xenvif_rx_copy_flush`). Xen counts pages instead, so large packets are cheaper here.
 //!
 //! Cheaper than in reality is also that the domain is one thread without a kernel's network stack, whose lookup of an
-//! address is a table, and that buffers are kept and not allocated. A queue takes 512 KiB (`XENVIF_RX_QUEUE_BYTES`); what
-//! is over that is dropped. Newer netbacks map the pages of large packets instead of copying them from the sender; the
+//! address is a table, and that buffers are kept and not allocated. A queue takes as many
+//! packets as vhost's: netback's own bound of 512 KiB (`XENVIF_RX_QUEUE_BYTES`) holds eight of 64 KiB, and the guests' TCP,
+//! which is simple, stalls on what is dropped then. Newer netbacks map the pages of large packets instead of copying them from the sender; the
 //! paper's does not.
 
 use super::crew::{Crew, Shift};
-use super::port::{BATCH, Kick, Port, Stations};
+use super::port::{BATCH, Kick, Port, QUEUE_FRAMES, Stations};
 use super::{Architecture, Carried};
 use crate::exit::{Failure, FailureKind};
 use crate::host::GuestBell;
@@ -33,9 +34,6 @@ use hyper_switch_pvnet::ring::relay::Stored;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-
-/// Half of a receive ring of 256 pages.
-const QUEUE_BYTES: usize = 512 << 10;
 
 pub(super) struct DriverDomain {
     cost: EntryCost,
@@ -63,7 +61,7 @@ impl Architecture for DriverDomain {
         let domain = Domain {
             cost: self.cost,
             stations: Stations::new(ports.len()),
-            ports: ports.into_values().map(|port| (port, Queue::default())).collect(),
+            vifs: ports.into_values().map(|port| Vif { port, queue: VecDeque::new() }).collect(),
             spare: Vec::new(),
             carried: Carried::default(),
         };
@@ -80,30 +78,17 @@ impl Architecture for DriverDomain {
     }
 }
 
-/// Frames on their way to a VM.
-#[derive(Default)]
-struct Queue {
-    frames: VecDeque<Stored>,
-    bytes: usize,
-}
-
-impl Queue {
-    /// Puts a frame behind the others, or gives it back if there is no room.
-    fn push(&mut self, frame: Stored) -> Option<Stored> {
-        if self.bytes >= QUEUE_BYTES {
-            return Some(frame);
-        }
-        self.bytes += frame.frame_bytes();
-        self.frames.push_back(frame);
-        None
-    }
+/// A VM and what waits for it.
+struct Vif {
+    port: Port,
+    queue: VecDeque<Stored>,
 }
 
 /// What the domain's thread has.
 struct Domain {
     cost: EntryCost,
     stations: Stations,
-    ports: Vec<(Port, Queue)>,
+    vifs: Vec<Vif>,
     /// Memory for frames; the last is the warmest.
     spare: Vec<Stored>,
     carried: Carried,
@@ -118,30 +103,30 @@ impl Domain {
             }
             self.work()
         });
-        self.carried.vms = self.ports.into_iter().map(|(port, _)| port.report).collect();
+        self.carried.vms = self.vifs.into_iter().map(|vif| vif.port.report).collect();
         self.carried
     }
 
     /// A batch from each ring, then a batch to each. Answers whether there is more, or may be.
     fn work(&mut self) -> bool {
         let mut busy = false;
-        for sender in 0..self.ports.len() {
+        for sender in 0..self.vifs.len() {
             busy |= self.take(sender);
         }
-        for receiver in 0..self.ports.len() {
+        for receiver in 0..self.vifs.len() {
             busy |= self.give(receiver);
         }
         busy || self
-            .ports
+            .vifs
             .iter_mut()
-            .fold(false, |news, (port, queue)| news | port.enable_kicks(!queue.frames.is_empty()))
+            .fold(false, |news, Vif { port, queue }| news | port.enable_kicks(!queue.is_empty()))
     }
 
     fn take(&mut self, sender: usize) -> bool {
         let mut taken = 0;
         while taken < BATCH {
             let mut frame = self.spare.pop().unwrap_or_default();
-            if !self.ports[sender].0.take(&mut frame) {
+            if !self.vifs[sender].port.take(&mut frame) {
                 self.spare.push(frame);
                 break;
             }
@@ -155,10 +140,13 @@ impl Domain {
                 } else {
                     frame.duplicate(&mut copy);
                 }
-                let (port, queue) = &mut self.ports[receiver];
-                let refused = queue.push(copy);
-                port.dropped(refused.iter().len() as u64);
-                self.spare.extend(refused);
+                let Vif { port, queue } = &mut self.vifs[receiver];
+                if queue.len() < QUEUE_FRAMES {
+                    queue.push_back(copy);
+                } else {
+                    port.dropped(1);
+                    self.spare.push(copy);
+                }
             }
             self.spare.push(frame);
         }
@@ -166,16 +154,15 @@ impl Domain {
     }
 
     fn give(&mut self, receiver: usize) -> bool {
-        let (port, queue) = &mut self.ports[receiver];
+        let Vif { port, queue } = &mut self.vifs[receiver];
         let mut given = 0;
         while given < BATCH {
-            let Some(frame) = queue.frames.front_mut() else { break };
+            let Some(frame) = queue.front_mut() else { break };
             if !port.give(frame) {
                 break;
             }
             given += 1;
-            queue.bytes -= frame.frame_bytes();
-            self.spare.extend(queue.frames.pop_front());
+            self.spare.extend(queue.pop_front());
         }
         self.copied_and_notified(receiver, given)
     }
@@ -185,7 +172,7 @@ impl Domain {
             return false;
         }
         self.entry();
-        if self.ports[vm].0.notify() {
+        if self.vifs[vm].port.notify() {
             self.entry();
         }
         true

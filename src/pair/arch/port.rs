@@ -15,6 +15,10 @@ use std::sync::{Arc, OnceLock};
 /// (`COPY_BATCH_SIZE`, and NAPI's weight) as in vhost (`VHOST_NET_BATCH`), both of Linux.
 pub(super) const BATCH: usize = 64;
 
+/// Frames that wait for a VM at most, until it has buffers for them: as in a TAP (`TUN_READQ_SIZE`). What is over that
+/// is dropped.
+pub(super) const QUEUE_FRAMES: usize = 500;
+
 const OURS: &str = "the guests of this process keep the rules of the ring";
 
 /// A VM's rings and what was done with them.

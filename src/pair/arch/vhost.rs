@@ -17,7 +17,7 @@
 //! dropped.
 
 use super::crew::{Crew, Shift};
-use super::port::{BATCH, Kick, Port, Stations};
+use super::port::{BATCH, Kick, Port, QUEUE_FRAMES, Stations};
 use super::{Architecture, Carried};
 use crate::exit::{Failure, FailureKind};
 use crate::host::GuestBell;
@@ -30,9 +30,6 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-
-/// Packets that wait in a TAP's queue at most.
-const QUEUE_FRAMES: usize = 500;
 
 pub(super) struct Vhost {
     bridge: Arc<Bridge>,
