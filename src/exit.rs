@@ -121,6 +121,7 @@ impl From<&Failure> for ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
 
     /// Scripts rely on the codes, so they are listed here a second time, with the help that names them.
     #[test]
@@ -135,13 +136,13 @@ mod tests {
     /// What the operating system says decides between "run me as root", "someone has it" and the rest.
     #[test]
     fn an_io_error_keeps_its_meaning() {
-        let of = |errno| Failure::from_io("cannot open x", &std::io::Error::from_raw_os_error(errno));
-        assert_eq!(of(libc::EPERM).kind, FailureKind::NotPermitted);
-        assert_eq!(of(libc::EACCES).kind, FailureKind::NotPermitted);
-        assert_eq!(of(libc::EADDRINUSE).kind, FailureKind::InUse);
-        assert_eq!(of(libc::EBUSY).kind, FailureKind::InUse);
-        assert_eq!(of(libc::ENODEV).kind, FailureKind::Runtime);
-        assert_eq!(of(libc::ENODEV).to_string(), "error: cannot open x: No such device (os error 19)");
+        let of = |errno| Failure::from_io("cannot open x", &std::io::Error::from(errno));
+        assert_eq!(of(Errno::PERM).kind, FailureKind::NotPermitted);
+        assert_eq!(of(Errno::ACCESS).kind, FailureKind::NotPermitted);
+        assert_eq!(of(Errno::ADDRINUSE).kind, FailureKind::InUse);
+        assert_eq!(of(Errno::BUSY).kind, FailureKind::InUse);
+        assert_eq!(of(Errno::NODEV).kind, FailureKind::Runtime);
+        assert_eq!(of(Errno::NODEV).to_string(), "error: cannot open x: No such device (os error 19)");
     }
 
     /// A failure with advice prints two lines, and without it one.

@@ -15,6 +15,7 @@ use hyper_switch_dataplane::api::VlanMode;
 use hyper_switch_pvnet::guest::workload::Pattern;
 use hyper_switch_pvnet::namespace::{Interface, Namespace, NamespaceError};
 use hyper_switch_pvnet::tap::{Tap, TapError};
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -269,7 +270,7 @@ fn send(trial: &Trial, socket: &UdpSocket) -> io::Result<()> {
             Ok(Some(_)) => {}
             Ok(None) => return Ok(()),
             // The interface's queue is full; this datagram is lost, as on any network.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => {}
             Err(error) => return Err(error),
         }
     }

@@ -117,6 +117,19 @@ fn listen(
     Ok(stack.sockets.add(socket))
 }
 
+/// How far a receiving end has come that took all there was, and at `end` no more came: its peer closed, and it does
+/// too; or the connection broke.
+fn after_receiving(socket: &mut tcp::Socket<'_>, end: Option<tcp::RecvError>) -> Status {
+    if end == Some(tcp::RecvError::Finished) {
+        socket.close();
+        Status::Done
+    } else if socket.is_open() {
+        Status::Running
+    } else {
+        Status::Broken
+    }
+}
+
 fn tcp_socket(rx_bytes: usize, tx_bytes: usize) -> tcp::Socket<'static> {
     tcp::Socket::new(tcp::SocketBuffer::new(vec![0; rx_bytes]), tcp::SocketBuffer::new(vec![0; tx_bytes]))
 }

@@ -1,6 +1,6 @@
 //! One byte there and one byte back over TCP: the round trip's latency.
 
-use super::{Status, Workload, WorkloadError, connect, listen, tcp_socket};
+use super::{Status, Workload, WorkloadError, after_receiving, connect, listen, tcp_socket};
 use crate::guest::Stack;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
@@ -137,12 +137,7 @@ impl Workload for EchoServer {
                 Err(end) => break Some(end),
             }
         };
-        if end == Some(tcp::RecvError::Finished) {
-            socket.close();
-            self.status = Status::Done;
-        } else if !socket.is_open() {
-            self.status = Status::Broken;
-        }
+        self.status = after_receiving(socket, end);
         self.echoed_bytes != before || self.status == Status::Done
     }
 }

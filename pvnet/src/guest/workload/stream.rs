@@ -1,6 +1,6 @@
 //! One TCP stream, as fast as the connection takes it, of bytes that the receiver knows.
 
-use super::{Status, Workload, WorkloadError, connect, listen, tcp_socket};
+use super::{Status, Workload, WorkloadError, after_receiving, connect, listen, tcp_socket};
 use crate::guest::Stack;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
@@ -204,12 +204,7 @@ impl Workload for StreamReceiver {
                 Err(end) => break Some(end),
             }
         };
-        if end == Some(tcp::RecvError::Finished) {
-            socket.close();
-            self.status = Status::Done;
-        } else if !socket.is_open() {
-            self.status = Status::Broken;
-        }
+        self.status = after_receiving(socket, end);
         self.received_bytes != before || self.status == Status::Done
     }
 }
