@@ -105,6 +105,8 @@ pub struct DeviceQueue {
     published_used: u16,
     /// The used index of which the driver was last told.
     told_used: u16,
+    /// The same before that.
+    told_before: u16,
 }
 
 impl DeviceQueue {
@@ -126,6 +128,7 @@ impl DeviceQueue {
             next_used: 0,
             published_used: 0,
             told_used: 0,
+            told_before: 0,
         }
     }
 
@@ -363,9 +366,22 @@ impl DeviceQueue {
         // The index that was published must be seen before the driver's event is read: see the module head.
         fence(Ordering::SeqCst);
         let (new, old) = (self.published_used, self.told_used);
-        self.told_used = new;
+        (self.told_before, self.told_used) = (old, new);
         let (event, flags) = (self.layout.used_event(), self.layout.avail_flags());
         QueueLayout::wants_event(self.features.event_idx, event, flags, new, old)
+    }
+
+    /// Takes the telling back after [`DeviceQueue::wants_interrupt`] said yes: the interrupt is put off, and the driver
+    /// is asked again next time.
+    #[inline]
+    pub fn put_off_interrupt(&mut self) {
+        self.told_used = self.told_before;
+    }
+
+    /// Chains of which the last telling told the driver.
+    #[inline]
+    pub fn told(&self) -> u16 {
+        self.told_used.wrapping_sub(self.told_before)
     }
 
     /// Asks the driver not to kick: the switch is looking anyway.

@@ -645,6 +645,37 @@ mod tests {
         }
     }
 
+    /// Holds that an interrupt which was put off is asked for again, unless the driver has looked meanwhile.
+    #[test]
+    fn an_interrupt_that_is_put_off_is_wanted_later() {
+        for event_idx in [false, true] {
+            let (mut driver, mut device) = pair(event_idx, false);
+            let arrive = |driver: &mut DriverQueue<u32>, device: &mut DeviceQueue| {
+                driver.add(&[], &[(BUFFERS, 1)], 0).unwrap();
+                driver.publish();
+                device.refresh().unwrap();
+                let head = device.pop().unwrap();
+                device.push_used(head, 1);
+                device.publish();
+                device.wants_interrupt()
+            };
+            for number in 1..=3 {
+                assert!(arrive(&mut driver, &mut device));
+                assert_eq!(device.told(), number);
+                device.put_off_interrupt();
+            }
+            assert!(device.wants_interrupt() && !device.wants_interrupt(), "told once");
+            while driver.pop_used().unwrap().is_some() {}
+            assert!(!driver.enable_interrupts());
+            assert!(arrive(&mut driver, &mut device));
+            device.put_off_interrupt();
+            assert!(driver.pop_used().unwrap().is_some());
+            assert!(!driver.enable_interrupts());
+            // By its event a driver says how far it has looked; a flag says only what it wants.
+            assert_eq!(device.wants_interrupt(), !event_idx);
+        }
+    }
+
     /// Holds that a driver which asked for silence is left alone, both by event index and by flag.
     #[test]
     fn disabled_interrupts_stay_away() {
