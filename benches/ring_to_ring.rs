@@ -10,6 +10,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, VlanMode};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
+use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_dataplane::{Backend, Control, CoreContext, PortConfig, Switch, SwitchConfig, VmBackend};
 use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES};
 use hyper_switch_pvnet::mem::{GuestMemory, Segment};
@@ -29,6 +30,9 @@ impl Host for Awake {
     }
     fn run_state(&self, _: PortId) -> RunState {
         RunState::Running(CoreId(0))
+    }
+    fn home(&self, _: PortId) -> CoreId {
+        CoreId(0)
     }
     fn notify(&self, _: PortId) {}
     fn idle_cores(&self) -> CoreSet {
@@ -118,7 +122,8 @@ struct Way {
 impl Way {
     fn new(frame_bytes: usize, flows: u32) -> (Way, Control) {
         let slots = 256.min((8 << 20) / frame_bytes.next_power_of_two()).max(BURST) as u16;
-        let config = SwitchConfig { cores: 1, seed: 7, ..SwitchConfig::default() };
+        let config =
+            SwitchConfig { cores: 1, seed: 7, optimisations: Optimisations::NONE, ..SwitchConfig::default() };
         let (switch, mut control) = Switch::new(config);
         let cx = switch.core_context(CoreId(0)).unwrap();
         let bytes = VNET_HDR_BYTES + frame_bytes;
@@ -176,7 +181,7 @@ impl Way {
         let received = self.switch.receive(&mut self.cx, &Awake, self.receiver.port);
         let elapsed = start.elapsed();
 
-        assert_eq!((sent.frames, received.frames), (BURST as u32, BURST as u32));
+        assert_eq!((sent.frames, received.copied), (BURST as u32, BURST as u32));
         while let Some(used) = self.sender.queue.pop_used().unwrap() {
             self.free.push(used.token);
         }

@@ -84,6 +84,8 @@ counters! {
         upcalls,
         /// Entries into the switch to switch its ring: its transmit hypercalls.
         entries,
+        /// Nanoseconds of the host's clock for which any core switched its frames.
+        switching_ns,
     }
 }
 
@@ -104,6 +106,8 @@ counters! {
         entries,
         /// Notifications sent to the VM.
         notifications,
+        /// Nanoseconds of the host's clock for which any core copied frames for it.
+        copying_ns,
     }
 }
 
@@ -116,6 +120,10 @@ counters! {
         receive_entries,
         /// Entries as an idle core.
         idle_entries,
+        /// Entries by a timer.
+        timer_entries,
+        /// Rings and queues left to an idle core.
+        handovers,
         /// In the exact-match cache.
         cache_hits,
         /// In the megaflow table.
@@ -214,8 +222,8 @@ impl PortCounters {
         macro_rules! subtract {
             ($($field:ident),+ of $part:ident) => { $(self.$part.$field -= base.$part.$field;)+ };
         }
-        subtract!(frames, bytes, replicated, forwarded, upcalls, entries of tx);
-        subtract!(offered, frames, bytes, copies, copied_bytes, entries, notifications of rx);
+        subtract!(frames, bytes, replicated, forwarded, upcalls, entries, switching_ns of tx);
+        subtract!(offered, frames, bytes, copies, copied_bytes, entries, notifications, copying_ns of rx);
         for reason in 0..DROP_REASONS {
             self.tx_drops[reason] -= base.tx_drops[reason];
             self.rx_drops[reason] -= base.rx_drops[reason];

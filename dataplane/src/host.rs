@@ -37,6 +37,28 @@ impl CoreSet {
         CoreSet(self.0 | 1u128.checked_shl(core.0.into()).unwrap_or(0))
     }
 
+    /// The set without `core`.
+    #[must_use]
+    pub fn without(self, core: CoreId) -> CoreSet {
+        CoreSet(self.0 & !CoreSet::EMPTY.with(core).0)
+    }
+
+    /// The cores that are in both sets.
+    #[must_use]
+    pub fn and(self, other: CoreSet) -> CoreSet {
+        CoreSet(self.0 & other.0)
+    }
+
+    /// Whether there is no core in it.
+    pub fn is_empty(self) -> bool {
+        self == CoreSet::EMPTY
+    }
+
+    /// How many cores are in it.
+    pub fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
     /// Whether `core` is in the set.
     pub fn contains(self, core: CoreId) -> bool {
         self.0 & 1u128.checked_shl(core.0.into()).unwrap_or(0) != 0
@@ -57,17 +79,23 @@ pub trait Host {
     /// What `vm` is doing, as far as the host knows.
     fn run_state(&self, vm: PortId) -> RunState;
 
+    /// The core on which `vm` ran last, whose caches hold its memory; any if that is not known. Numbered as
+    /// [`Host::idle_cores`] and the switch's [`Topology`](crate::policy::offload::Topology).
+    fn home(&self, vm: PortId) -> CoreId;
+
     /// Injects the virtual interrupt: `vm` has packets to receive, or buffers come back. A VM that blocks
-    /// wakes up; in its context [`Switch::receive`](crate::Switch::receive) is called.
+    /// wakes up; in its context [`Switch::receive`](crate::Switch::receive) is called, unless packets are copied
+    /// preemptively. Called when the core that is in the switch holds nothing there that others wait for.
     fn notify(&self, vm: PortId);
 
-    /// The cores that have nothing to do now.
+    /// The cores that have nothing to do now and may be woken. Numbered as the contexts that they enter with.
     fn idle_cores(&self) -> CoreSet;
 
     /// Sends an idle core the message that makes it call [`Switch::idle`](crate::Switch::idle); no scheduler.
+    /// After every message it calls at least once more. Called when [`Host::notify`] may be.
     fn wake(&self, core: CoreId);
 
-    /// Asks that [`Switch::expire`](crate::Switch::expire) be called for `vm` at `at` or soon after, once. An
-    /// earlier request for the same VM that has not fired stays as it is, if it is earlier.
+    /// Asks that [`Switch::expire`](crate::Switch::expire) be called for `vm` at `at` or soon after, once. Of the
+    /// requests for the same VM that have not fired only the earliest need be kept.
     fn arm(&self, vm: PortId, at: Nanos);
 }

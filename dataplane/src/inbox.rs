@@ -103,6 +103,18 @@ impl Inbox {
         self.head.store(head + count as u64, Ordering::Release);
     }
 
+    /// Entries that there is room for.
+    #[inline]
+    pub(crate) fn capacity(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Entries that were taken so far.
+    #[inline]
+    pub(crate) fn taken(&self) -> u64 {
+        self.head.load(Ordering::Acquire)
+    }
+
     /// Whether nothing waits, not even reserved.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {

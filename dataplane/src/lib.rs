@@ -31,6 +31,7 @@ mod inbox;
 pub mod key;
 pub mod policy;
 mod port;
+mod shares;
 mod switch;
 
 pub use port::{Backend, PortConfig, PortFault, PortState, VmBackend};

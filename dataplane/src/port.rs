@@ -5,12 +5,13 @@ use crate::claim::Claim;
 use crate::counters::PortCounters;
 use crate::frame::{FrameStore, NO_EDIT};
 use crate::inbox::Inbox;
+use crate::shares::Shares;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 use hyper_switch_pvnet::MAX_FRAME_BYTES;
@@ -79,6 +80,9 @@ pub enum PortState {
     Leaving,
 }
 
+/// The time at which no timer fires.
+pub(crate) const NO_TIMER: u64 = u64::MAX;
+
 const UP: u8 = 0;
 const FAULTING: u8 = 1;
 const FAULTED: u8 = 2;
@@ -140,6 +144,8 @@ pub(crate) struct Port {
     pub(crate) frames: FrameStore,
     /// The internal receive queue: frames for this port, in their senders' memory.
     pub(crate) waiting: CachePadded<Inbox>,
+    /// Who has how many places there.
+    pub(crate) shares: Shares,
     /// Slots of this port's frames whose last copy is made, plus one.
     pub(crate) completed: CachePadded<Inbox>,
     pub(crate) upcalls: ArrayQueue<Upcall>,
@@ -148,10 +154,14 @@ pub(crate) struct Port {
     pub(crate) held: AtomicUsize,
     /// The VM found nothing more to receive and wants to be notified.
     pub(crate) wants_notice: AtomicBool,
-    /// The transmit ring was left unfinished by a core that came for another port: the timer goes on with it.
+    /// When the VM was last notified of frames, in nanoseconds; 0 for never.
+    pub(crate) notified_at: AtomicU64,
+    /// The VM is to be notified by the timer; its own next entry may do so before. A hint: the timer knows by itself.
+    pub(crate) put_off: AtomicBool,
+    /// The transmit ring was left for an idle core or the timer to go on with.
     pub(crate) unserved: AtomicBool,
-    /// A timer is running for what waits here.
-    pub(crate) armed: AtomicBool,
+    /// When the timer fires that is running for this port, in nanoseconds; [`NO_TIMER`] if none is.
+    pub(crate) timer_at: AtomicU64,
     /// What the counters of this number were when the port was attached.
     pub(crate) base: PortCounters,
 }
@@ -203,13 +213,16 @@ impl Port {
             rx: Claim::new(sink),
             frames: FrameStore::new(slots, is_ring, slots),
             waiting: CachePadded::new(Inbox::new(bounds.rx_queue_frames)),
+            shares: Shares::new(),
             completed: CachePadded::new(Inbox::new(slots)),
             upcalls: ArrayQueue::new(bounds.held_frames),
             verdicts: ArrayQueue::new(bounds.held_frames),
             held: AtomicUsize::new(0),
             wants_notice: AtomicBool::new(true),
+            notified_at: AtomicU64::new(0),
+            put_off: AtomicBool::new(false),
             unserved: AtomicBool::new(false),
-            armed: AtomicBool::new(false),
+            timer_at: AtomicU64::new(NO_TIMER),
             base,
         }
     }

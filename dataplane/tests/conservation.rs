@@ -1,11 +1,13 @@
 //! Conservation: random operations on VMs, a device, flows, verdicts and time, and after each of them every
 //! port's ledger holds. Every frame says which stream it is of and its place there, so that each arrival shows
 //! whether it is intact, in order, and the only one. At the end everything is drained, and every buffer has
-//! come back once.
+//! come back once. Each run has another combination of the optimisations.
 
 mod support;
 
 use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, PortId, UpcallId, Verdict};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, RunState};
+use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_dataplane::{Entered, SwitchConfig};
 use hyper_switch_pvnet::device::PushError;
 use hyper_switch_pvnet::header::{Offloads, VnetHdr};
@@ -58,6 +60,13 @@ enum Operation {
     Replace(usize),
     Reap,
     DeviceAnswers(Vec<u8>),
+    /// A VM runs from now on, or blocks.
+    Runs {
+        vm: usize,
+        runs: bool,
+    },
+    /// Another core is idle, or no longer; it comes by [`Operation::Idle`].
+    IdleCore(bool),
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -69,7 +78,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(from, stream, count, bytes)| Send { from, stream, count, bytes }),
         8 => end.clone().prop_map(Transmit),
         8 => vm.clone().prop_map(Receive),
-        1 => Just(Idle),
+        4 => Just(Idle),
         8 => (vm.clone(), 0..40_u16).prop_map(|(vm, post)| Take { vm, post }),
         6 => (end, stream, 0..16_u8).prop_map(|(from, stream, outputs)| Program { from, stream, outputs }),
         2 => (0..8_usize).prop_map(RemoveFlow),
@@ -77,7 +86,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => (0..8_usize, 0..4_u8, 0..16_u8)
             .prop_map(|(upcall, verdict, outputs)| Resolve { upcall, verdict, outputs }),
         2 => (0..700_u16).prop_map(Pass),
-        1 => vm.prop_map(Replace),
+        1 => vm.clone().prop_map(Replace),
+        2 => (vm, any::<bool>()).prop_map(|(vm, runs)| Runs { vm, runs }),
+        2 => any::<bool>().prop_map(IdleCore),
         2 => Just(Reap),
         1 => prop::collection::vec(0..4_u8, 0..8).prop_map(DeviceAnswers),
     ]
@@ -103,13 +114,14 @@ struct World {
 const DEVICE: Sender = 0;
 
 impl World {
-    fn new() -> World {
+    fn new(optimisations: Optimisations) -> World {
         let config = SwitchConfig {
             max_ports: 6,
             cores: 1,
             max_flows: 16,
             rx_queue_frames: 32,
             held_frames: 8,
+            optimisations,
             ..SwitchConfig::default()
         };
         let mut bench = Bench::with(config);
@@ -194,6 +206,11 @@ impl World {
             Operation::Pass(ms) => self.pass(Duration::from_millis((*ms).into())),
             Operation::Replace(place) => self.replace(*place),
             Operation::Reap => drop(self.bench.reap()),
+            Operation::Runs { vm, runs } => {
+                let state = if *runs { RunState::Running(CoreId(0)) } else { RunState::Blocked };
+                self.bench.host.states.borrow_mut().insert(self.port(*vm), state);
+            }
+            Operation::IdleCore(is_idle) => self.offer_core(*is_idle),
             Operation::DeviceAnswers(answers) => {
                 let outcomes =
                     [Ok(()), Err(PushError::Full), Err(PushError::LinkDown), Err(PushError::Refused)];
@@ -202,6 +219,11 @@ impl World {
         }
         self.take_from_device();
         self.bench.check_ledger();
+    }
+
+    fn offer_core(&mut self, is_idle: bool) {
+        let core = if is_idle { CoreSet::EMPTY.with(CoreId(1)) } else { CoreSet::EMPTY };
+        self.bench.host.idle.set(core);
     }
 
     fn transmit(&mut self, port: PortId) -> Entered {
@@ -271,6 +293,7 @@ impl World {
         if self.left.iter().any(|(_, vm)| self.bench.control.port(vm.port).is_some()) {
             return;
         }
+        self.offer_core(false);
         while self.transmit(self.vms[place].1.port).frames > 0 {}
         self.take(place);
         self.bench.detach(self.vms[place].1.port);
@@ -280,6 +303,7 @@ impl World {
 
     /// Everybody takes what there is, time passes for what nobody takes, and nothing is left in the switch.
     fn drain(&mut self) {
+        self.offer_core(false);
         for end in 0..=VMS {
             while self.transmit(self.port(end)).frames > 0 {}
         }
@@ -350,8 +374,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn everything_is_somewhere_and_in_order(operations in prop::collection::vec(operation(), 1..250)) {
-        let mut world = World::new();
+    fn everything_is_somewhere_and_in_order(
+        operations in prop::collection::vec(operation(), 1..250),
+        combination in 0..8_usize,
+    ) {
+        let mut world = World::new(support::combinations().nth(combination).unwrap());
         for operation in &operations {
             world.apply(operation);
         }

@@ -139,7 +139,7 @@ fn an_impossible_edit_drops_the_packet_whole() {
         assert!((0..40).all(|number| a.send(&frame(a.port, b.port, 100, number))));
         bench.transmit(&a);
         bench.assert_tx_drops(a.port, &[(DropReason::BadEdit, 40 * round)]);
-        assert_eq!((bench.receive(&b).frames, a.completions()), (0, 40));
+        assert_eq!((bench.receive(&b).copied, a.completions()), (0, 40));
     }
     bench.check_ledger();
 }
@@ -160,7 +160,7 @@ fn edited_headers_that_wait_are_bounded() {
         bench.transmit(&a);
         assert_eq!(a.completions(), 32);
         b.post(64);
-        assert_eq!(bench.receive(&b).frames, 64);
+        assert_eq!(bench.receive(&b).copied, 64);
         assert_eq!((b.take_received().len(), a.completions()), (64, 32));
         bench.check_ledger();
     }

@@ -38,7 +38,7 @@ impl Stage {
             max_flows: 64,
             rx_queue_frames: 16,
             held_frames: 8,
-            ..SwitchConfig::default()
+            ..support::basic()
         };
         let mut bench = Bench::with(config);
         let liar = bench.vm_with("liar", liar);
@@ -331,7 +331,7 @@ fn a_frame_that_cannot_be_is_a_counted_drop() {
         dropped[reason as usize] += 1;
         assert_eq!(stage.bench.counters(stage.liar.port).tx_drops, dropped, "{what}");
         assert_eq!(stage.liar.completions(), 1, "{what}: the buffer comes back");
-        assert_eq!(stage.bench.receive(&stage.victim).frames, 0, "{what}");
+        assert_eq!(stage.bench.receive(&stage.victim).copied, 0, "{what}");
     }
     assert_eq!(stage.bench.state(stage.liar.port), PortState::Up, "a bad frame is no fault of the ring");
     stage.check_the_others();
@@ -373,7 +373,7 @@ fn a_receiver_that_posts_no_buffer_holds_a_bounded_number_for_a_bounded_time() {
     stage.bench.transmit(&stage.victim);
     stage.bench.assert_rx_drops(stage.liar.port, &[(DropReason::RxQueueFull, 4)]);
     assert_eq!(stage.victim.completions(), 4, "what is over the bound comes back at once");
-    assert_eq!(stage.bench.receive(&stage.liar).frames, 0);
+    assert_eq!(stage.bench.receive(&stage.liar).copied, 0);
 
     let patience = stage.bench.switch.config().patience;
     stage.bench.host.advance(patience - Duration::from_millis(1));

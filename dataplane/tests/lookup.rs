@@ -11,7 +11,7 @@ use std::time::Duration;
 use support::{Bench, TestVm, frame, mac};
 
 fn bench(max_flows: usize, max_masks: usize) -> (Bench, TestVm, TestVm) {
-    let config = SwitchConfig { max_ports: 4, cores: 2, max_flows, max_masks, ..SwitchConfig::default() };
+    let config = SwitchConfig { max_ports: 4, cores: 2, max_flows, max_masks, ..support::basic() };
     let mut bench = Bench::with(config);
     let (a, b) = (bench.vm("a"), bench.vm("b"));
     (bench, a, b)

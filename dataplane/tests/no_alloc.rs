@@ -1,11 +1,11 @@
 //! The data path allocates nothing, from its first frame on: an allocator that counts this thread's allocations is
-//! asked before and after every entry into the switch.
+//! asked before and after every entry into the switch, with each combination of the optimisations.
 
 mod support;
 
 use hyper_switch_dataplane::api::{Action, Nanos, PortId, VlanMode};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
-use hyper_switch_dataplane::{Backend, Entered, PortConfig};
+use hyper_switch_dataplane::{Backend, Entered, PortConfig, SwitchConfig};
 use hyper_switch_pvnet::device::{Device, DeviceFault, PullSlot, PushError, PushFrame};
 use hyper_switch_pvnet::header::Offloads;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -56,7 +56,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// A host that does nothing, and so allocates nothing.
+/// A host that does nothing, and so allocates nothing: its VMs run, a core is idle, and time stands still, so that
+/// deliveries are put off and rings left to the idle core where that is on.
 struct Quiet;
 
 impl Host for Quiet {
@@ -64,11 +65,14 @@ impl Host for Quiet {
         Nanos(1)
     }
     fn run_state(&self, _: PortId) -> RunState {
-        RunState::Blocked
+        RunState::Running(CoreId(0))
+    }
+    fn home(&self, _: PortId) -> CoreId {
+        CoreId(0)
     }
     fn notify(&self, _: PortId) {}
     fn idle_cores(&self) -> CoreSet {
-        CoreSet::EMPTY
+        CoreSet::EMPTY.with(CoreId(1))
     }
     fn wake(&self, _: CoreId) {}
     fn arm(&self, _: PortId, _: Nanos) {}
@@ -119,20 +123,19 @@ impl Path {
         entered
     }
 
-    /// Enters for a sender until nothing is left, as a host does.
-    fn transmit(&mut self, port: PortId) -> u32 {
-        let mut frames = 0;
-        loop {
-            let entered = self.enter(|bench| bench.switch.transmit(&mut bench.cx, &Quiet, port));
-            frames += entered.frames;
-            if !entered.more {
-                return frames;
-            }
+    /// Enters for a sender until nothing is left, as a host does; as the idle core to which the ring may have been left,
+    /// likewise.
+    fn transmit(&mut self, port: PortId) {
+        while self.enter(|bench| bench.switch.transmit(&mut bench.cx, &Quiet, port)).more {}
+        if self.bench.switch.config().optimisations.offload {
+            while self.enter(|bench| bench.switch.idle(&mut bench.cx, &Quiet)).more {}
         }
     }
 
-    fn receive(&mut self, port: PortId) -> u32 {
-        self.enter(|bench| bench.switch.receive(&mut bench.cx, &Quiet, port)).frames
+    /// Enters for a receiver by the timer that what was put off waits for, and by its hypercall.
+    fn receive(&mut self, port: PortId) {
+        self.enter(|bench| bench.switch.expire(&mut bench.cx, &Quiet, port));
+        self.enter(|bench| bench.switch.receive(&mut bench.cx, &Quiet, port));
     }
 
     /// Runs `round`, which answers how many frames arrived, until 10,000 were sent. Nothing is laid out on the
@@ -146,8 +149,12 @@ impl Path {
     }
 }
 
-fn path() -> Path {
-    Path { bench: Bench::new(), allocations: 0 }
+/// Runs `way` with each combination of the optimisations.
+fn each_way(way: impl Fn(Path)) {
+    for optimisations in support::combinations() {
+        let config = SwitchConfig { max_ports: 4, cores: 1, optimisations, ..SwitchConfig::default() };
+        way(Path { bench: Bench::with(config), allocations: 0 });
+    }
 }
 
 /// A round's frames, of several lengths and more than one flow.
@@ -168,7 +175,7 @@ fn device(bench: &mut Bench) -> (PortId, Arc<Plain>) {
 
 #[test]
 fn the_counter_counts() {
-    let mut path = path();
+    let mut path = Path { bench: Bench::new(), allocations: 0 };
     path.enter(|_| {
         drop(std::hint::black_box(vec![0_u8; 100]));
         Entered::default()
@@ -178,58 +185,62 @@ fn the_counter_counts() {
 
 #[test]
 fn from_vm_to_vm() {
-    let mut path = path();
-    let (mut a, mut b) = (path.bench.vm("a"), path.bench.vm("b"));
-    path.bench.connect(a.port, &[Action::Output(b.port)]);
-    path.run(ROUND, |path| {
-        send_round(&mut a);
-        path.transmit(a.port);
-        let frames = path.receive(b.port) as usize;
-        assert_eq!((a.completions(), b.received().len()), (ROUND, frames));
-        frames
+    each_way(|mut path| {
+        let (mut a, mut b) = (path.bench.vm("a"), path.bench.vm("b"));
+        path.bench.connect(a.port, &[Action::Output(b.port)]);
+        path.run(ROUND, |path| {
+            send_round(&mut a);
+            path.transmit(a.port);
+            path.receive(b.port);
+            assert_eq!(a.completions(), ROUND);
+            b.received().len()
+        });
     });
 }
 
 #[test]
 fn flooded_to_two() {
-    let mut path = path();
-    let (mut a, mut b, mut c) = (path.bench.vm("a"), path.bench.vm("b"), path.bench.vm("c"));
-    path.bench.connect(a.port, &[Action::Output(b.port), Action::Output(c.port)]);
-    path.run(2 * ROUND, |path| {
-        send_round(&mut a);
-        path.transmit(a.port);
-        let frames = (path.receive(b.port) + path.receive(c.port)) as usize;
-        assert_eq!((a.completions(), b.received().len() + c.received().len()), (ROUND, frames));
-        frames
+    each_way(|mut path| {
+        let (mut a, mut b, mut c) = (path.bench.vm("a"), path.bench.vm("b"), path.bench.vm("c"));
+        path.bench.connect(a.port, &[Action::Output(b.port), Action::Output(c.port)]);
+        path.run(2 * ROUND, |path| {
+            send_round(&mut a);
+            path.transmit(a.port);
+            path.receive(b.port);
+            path.receive(c.port);
+            assert_eq!(a.completions(), ROUND);
+            b.received().len() + c.received().len()
+        });
     });
 }
 
 #[test]
 fn from_vm_to_device() {
-    let mut path = path();
-    let mut a = path.bench.vm("a");
-    let (to, device) = device(&mut path.bench);
-    path.bench.connect(a.port, &[Action::Output(to)]);
-    path.run(ROUND, |path| {
-        send_round(&mut a);
-        path.transmit(a.port);
-        assert_eq!(a.completions(), ROUND);
-        device.taken.swap(0, Ordering::Relaxed)
+    each_way(|mut path| {
+        let mut a = path.bench.vm("a");
+        let (to, device) = device(&mut path.bench);
+        path.bench.connect(a.port, &[Action::Output(to)]);
+        path.run(ROUND, |path| {
+            send_round(&mut a);
+            path.transmit(a.port);
+            assert_eq!(a.completions(), ROUND);
+            device.taken.swap(0, Ordering::Relaxed)
+        });
     });
 }
 
 #[test]
 fn from_device_to_vm() {
-    let mut path = path();
-    let mut a = path.bench.vm("a");
-    let (from, device) = device(&mut path.bench);
-    path.bench.connect(from, &[Action::Output(a.port)]);
-    path.run(ROUND, |path| {
-        device.waiting.store(ROUND, Ordering::Relaxed);
-        path.transmit(from);
-        let frames = path.receive(a.port) as usize;
-        assert_eq!(a.received().len(), frames);
-        frames
+    each_way(|mut path| {
+        let mut a = path.bench.vm("a");
+        let (from, device) = device(&mut path.bench);
+        path.bench.connect(from, &[Action::Output(a.port)]);
+        path.run(ROUND, |path| {
+            device.waiting.store(ROUND, Ordering::Relaxed);
+            path.transmit(from);
+            path.receive(a.port);
+            a.received().len()
+        });
     });
 }
 
@@ -239,22 +250,23 @@ fn from_device_to_vm() {
 fn most_outputs_beside_single_ones() {
     use hyper_switch_dataplane::api::FlowKey;
     const OUTPUTS: usize = 300;
-    let mut path = path();
-    let mut a = path.bench.vm("a");
-    let (to, device) = device(&mut path.bench);
-    let wide = vec![Action::Output(to); OUTPUTS];
-    let mask = FlowKey { eth_dst: [0xff; 6], ..FlowKey::ZERO };
-    for (number, actions) in [&wide[..], &wide[..OUTPUTS - 24], &wide[..1]].into_iter().enumerate() {
-        let eth_dst = support::mac(PortId(number as u16));
-        path.bench.flow(FlowKey { eth_dst, ..FlowKey::ZERO }, mask, actions);
-    }
-    // Two wide ones that fill the list of outputs to its last place, and then single ones.
-    path.run(2 * OUTPUTS - 24 + ROUND, |path| {
-        for number in 0..ROUND + 2 {
-            assert!(a.send(&frame(a.port, PortId(number.min(2) as u16), 60, number as u64)));
+    each_way(|mut path| {
+        let mut a = path.bench.vm("a");
+        let (to, device) = device(&mut path.bench);
+        let wide = vec![Action::Output(to); OUTPUTS];
+        let mask = FlowKey { eth_dst: [0xff; 6], ..FlowKey::ZERO };
+        for (number, actions) in [&wide[..], &wide[..OUTPUTS - 24], &wide[..1]].into_iter().enumerate() {
+            let eth_dst = support::mac(PortId(number as u16));
+            path.bench.flow(FlowKey { eth_dst, ..FlowKey::ZERO }, mask, actions);
         }
-        path.transmit(a.port);
-        assert_eq!(a.completions(), ROUND + 2);
-        device.taken.swap(0, Ordering::Relaxed)
+        // Two wide ones that fill the list of outputs to its last place, and then single ones.
+        path.run(2 * OUTPUTS - 24 + ROUND, |path| {
+            for number in 0..ROUND + 2 {
+                assert!(a.send(&frame(a.port, PortId(number.min(2) as u16), 60, number as u64)));
+            }
+            path.transmit(a.port);
+            assert_eq!(a.completions(), ROUND + 2);
+            device.taken.swap(0, Ordering::Relaxed)
+        });
     });
 }

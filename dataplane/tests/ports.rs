@@ -41,7 +41,7 @@ fn a_port_that_leaves_completes_all_that_waits_in_both_directions() {
 
     assert!(b.send(&frame(b.port, a.port, 100, 9)));
     assert_eq!(bench.transmit(&b).frames, 0, "nothing more is taken from it");
-    assert_eq!(bench.receive(&a).frames, 2);
+    assert_eq!(bench.receive(&a).copied, 2);
     assert_eq!(a.received_frames(), from_b);
     assert_eq!(b.completions(), 2);
     reap_all(&mut bench);
@@ -89,7 +89,7 @@ fn a_port_that_leaves_drops_what_it_has_waiting_for_the_control_plane() {
     assert!(!bench.reap(), "a frame waits for b");
     bench.assert_tx_drops(a.port, &[(DropReason::PortDown, 3)]);
     assert_eq!(a.completions(), 3);
-    assert_eq!(bench.receive(&b).frames, 1);
+    assert_eq!(bench.receive(&b).copied, 1);
     assert_eq!(a.completions(), 1);
     reap_all(&mut bench);
     assert!(bench.control.next_upcall().is_none(), "its upcalls went with it");
@@ -97,8 +97,7 @@ fn a_port_that_leaves_drops_what_it_has_waiting_for_the_control_plane() {
 
 #[test]
 fn a_number_is_used_again_and_counts_from_zero() {
-    let mut bench =
-        Bench::with(SwitchConfig { max_ports: 2, cores: 1, max_flows: 16, ..SwitchConfig::default() });
+    let mut bench = Bench::with(SwitchConfig { max_ports: 2, cores: 1, max_flows: 16, ..support::basic() });
     let (mut a, mut b) = (bench.vm("a"), bench.vm("b"));
     bench.connect(a.port, &[Action::Output(b.port)]);
     assert!(a.send(&frame(a.port, b.port, 100, 0)));
@@ -161,7 +160,7 @@ fn frames_go_from_device_to_vm_to_device() {
     while arrived.len() < sent.len() {
         let Bench { switch, cx, host, .. } = &mut bench;
         switch.transmit(cx, host, from);
-        assert!(bench.receive(&vm).frames > 0, "each round gets on");
+        assert!(bench.receive(&vm).copied > 0, "each round gets on");
         for frame in vm.received_frames() {
             assert!(vm.send(&frame));
             bench.transmit(&vm);

@@ -65,6 +65,11 @@ impl Host for ThreadHost {
         }
     }
 
+    fn home(&self, _vm: PortId) -> CoreId {
+        // Asked only where there are idle cores to choose from.
+        CoreId(0)
+    }
+
     fn notify(&self, vm: PortId) {
         if let Some(bell) = &*self.bells[usize::from(vm.0)].load() {
             bell.ring();

@@ -264,6 +264,12 @@ impl Entrance {
     pub fn frames_wait(&mut self, vm: PortId) -> bool {
         self.switch.frames_wait(&mut self.cx, vm)
     }
+
+    /// Whether a notification of `vm` means that it is to make its receive hypercall, as its frames come by no other
+    /// way.
+    pub fn is_receive_needed(&mut self, vm: PortId) -> bool {
+        !self.switch.config().optimisations.preemptive_copy && self.frames_wait(vm)
+    }
 }
 
 /// Keeps a control plane running.

@@ -7,12 +7,10 @@
 use super::{Bell, GuestBell, ThreadHost, now};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use hyper_switch_dataplane::api::{Event, FlowRecord, Nanos, PortId, Request};
-use hyper_switch_dataplane::host::Host;
 use hyper_switch_dataplane::{
     AttachError, Barrier, Control, CoreContext, Entered, PortConfig, PortState, PortStatus,
 };
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,13 +41,42 @@ pub struct Snapshot {
     pub at: Nanos,
 }
 
+/// The timers that the switch asked for: the earliest of each port.
+#[derive(Default)]
+struct Timers {
+    by_time: BTreeSet<(Nanos, PortId)>,
+    by_port: HashMap<PortId, Nanos>,
+}
+
+impl Timers {
+    fn arm(&mut self, port: PortId, at: Nanos) {
+        let earliest = self.by_port.entry(port).or_insert(at);
+        if at < *earliest {
+            self.by_time.remove(&(*earliest, port));
+            *earliest = at;
+        }
+        self.by_time.insert((*earliest, port));
+    }
+
+    fn next(&self) -> Option<Nanos> {
+        self.by_time.first().map(|(at, _)| *at)
+    }
+
+    fn take_due(&mut self, now: Nanos) -> Option<PortId> {
+        let (_, port) = self.by_time.first().filter(|(at, _)| *at <= now).copied()?;
+        self.by_time.pop_first();
+        self.by_port.remove(&port);
+        Some(port)
+    }
+}
+
 /// The service's own side.
 pub(super) struct Service {
     control: Control,
     cx: CoreContext,
     host: Arc<ThreadHost>,
     channels: Channels,
-    timers: BinaryHeap<Reverse<(Nanos, PortId)>>,
+    timers: Timers,
     /// Barriers that some core has not passed, oldest first.
     barriers: Vec<(u64, Barrier)>,
     /// Ports that were reported as broken.
@@ -70,7 +97,7 @@ impl Service {
             cx,
             host,
             channels,
-            timers: BinaryHeap::new(),
+            timers: Timers::default(),
             barriers: Vec::new(),
             broken: HashSet::new(),
             detaching: false,
@@ -92,7 +119,7 @@ impl Service {
                     Err(_) => return,
                 },
                 recv(timers) -> timer => if let Ok((port, at)) = timer {
-                    self.timers.push(Reverse((at, port)));
+                    self.timers.arm(port, at);
                 },
                 recv(rung) -> _ => self.look_around(),
                 recv(alarm) -> _ => {}
@@ -110,20 +137,13 @@ impl Service {
         if self.detaching || !self.barriers.is_empty() {
             return Some(BARRIER_RETRY);
         }
-        self.timers.peek().map(|Reverse((at, _))| at.since(now()))
+        self.timers.next().map(|at| at.since(now()))
     }
 
     fn fire_timers(&mut self) {
-        while let Some(Reverse((at, port))) = self.timers.peek().copied()
-            && at <= now()
-        {
-            self.timers.pop();
+        while let Some(port) = self.timers.take_due(now()) {
             let switch = self.control.switch().clone();
             let entered = switch.expire(&mut self.cx, &*self.host, port);
-            // A VM that came to receive meanwhile has left that to us and may sleep by now.
-            if entered.interrupt || entered.more {
-                self.host.notify(port);
-            }
             self.after_entry(entered);
         }
     }
@@ -256,5 +276,24 @@ impl ServiceHandle {
         });
         self.orders.send(order).ok()?;
         answered.recv().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_ports_timers_the_earliest_fires_once() {
+        let mut timers = Timers::default();
+        for (port, at) in [(1, 50), (2, 20), (1, 30), (1, 40), (2, 60)] {
+            timers.arm(PortId(port), Nanos(at));
+        }
+        assert_eq!((timers.next(), timers.take_due(Nanos(19))), (Some(Nanos(20)), None));
+        assert_eq!(timers.take_due(Nanos(100)), Some(PortId(2)));
+        timers.arm(PortId(2), Nanos(25));
+        assert_eq!((timers.next(), timers.take_due(Nanos(30))), (Some(Nanos(25)), Some(PortId(2))));
+        assert_eq!((timers.take_due(Nanos(30)), timers.take_due(Nanos(30))), (Some(PortId(1)), None));
+        assert_eq!(timers.next(), None);
     }
 }

@@ -72,6 +72,10 @@ impl Host for Still {
         RunState::Blocked
     }
 
+    fn home(&self, _: PortId) -> CoreId {
+        CoreId(0)
+    }
+
     fn notify(&self, _: PortId) {}
 
     fn idle_cores(&self) -> CoreSet {
@@ -141,8 +145,9 @@ extern "C" fn main() -> i32 {
     receiver.rx.add(&[], &[(BUFFER, BUFFER_BYTES)], ()).unwrap();
     receiver.rx.publish();
 
-    assert_eq!(switch.transmit(&mut cx, &Still, sender.port).frames, 1);
-    assert_eq!(switch.receive(&mut cx, &Still, receiver.port).frames, 1);
+    let entered = switch.transmit(&mut cx, &Still, sender.port);
+    assert_eq!((entered.frames, entered.copied), (1, 1));
+    assert_eq!(switch.receive(&mut cx, &Still, receiver.port).copied, 0);
     assert_eq!(receiver.rx.pop_used().unwrap().unwrap().bytes as usize, sent.len());
     let mut received = vec![0; sent.len()];
     // SAFETY: as above.

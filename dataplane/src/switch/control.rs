@@ -1,6 +1,6 @@
 //! The switch's one handle for change: ports, flows, verdicts, barriers, and what is asked about them.
 
-use super::{CoreContext, Entered, Switch, SwitchConfig};
+use super::{CoreContext, Entered, Switch, SwitchConfig, Visit};
 use crate::action::Action;
 use crate::api::{
     FlowId, FlowRecord, FlowSpec, InstallError, Nanos, PortId, PortInfo, Upcall, UpcallId, Verdict,
@@ -110,7 +110,7 @@ impl Control {
         for leaving in core::mem::take(&mut self.leaving) {
             let next = match leaving {
                 Leaving::Draining(id, epoch) if passed(epoch) => {
-                    switch.enter(cx, host, |entry, cx| {
+                    switch.enter(cx, host, Visit::Control, |entry, cx| {
                         if let Some(port) = switch.port(id) {
                             entry.serve_sender(cx, port, Word::COMPLETE);
                             entry.serve_receiver(cx, port, Word::COMPLETE);
@@ -214,7 +214,7 @@ impl Control {
             verdict => verdict,
         };
         let switch = self.switch.clone();
-        switch.enter(cx, host, |entry, cx| {
+        switch.enter(cx, host, Visit::Control, |entry, cx| {
             let Some(port) = switch.port(id.port) else { return };
             // There is room for a verdict on every upcall; what does not fit answers none.
             if port.verdicts.push((id.number, verdict)).is_ok() {

@@ -2,16 +2,17 @@
 //!
 //! | entry | who enters | what happens |
 //! | --- | --- | --- |
-//! | [`Switch::transmit`] | the sender's hypercall | its ring is read, each packet looked up and queued for its receivers |
+//! | [`Switch::transmit`] | the sender's hypercall | its ring is read, each packet looked up and queued for its receivers, these are attended to (`attend.rs`) |
 //! | [`Switch::receive`] | the receiver's hypercall | what waits for it is copied from the senders' memory into its own |
 //! | [`Switch::idle`] | an idle core | copies first, then switches, within a budget |
-//! | [`Switch::expire`] | a timer | what waited too long is dropped and counted |
+//! | [`Switch::expire`] | a timer | what was put off or left undone is done; what waited too long is dropped and counted |
 //!
 //! Each takes the switch shared, the [`CoreContext`] of the core that enters, and the host. Any number of
 //! cores enter at once: a port's transmit side and its receive side are each used by one core at a time, and
 //! a core that finds one taken leaves word and goes (`claim.rs`). All that changes the switch itself goes
 //! through its one [`Control`].
 
+mod attend;
 mod control;
 mod deliver;
 mod receive;
@@ -27,13 +28,19 @@ use crate::epoch::{Epochs, Inside};
 use crate::flow::cache::ExactMatchCache;
 use crate::flow::table::{FlowTable, FlowWriter};
 use crate::host::{CoreId, Host};
-use crate::policy::notification;
-use crate::port::{Port, PortFault};
+use crate::policy::Optimisations;
+use crate::policy::notification::Pace;
+use crate::policy::offload::Topology;
+use crate::port::{NO_TIMER, Port, PortFault};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
 use core::time::Duration;
+
+/// Frames switched and copied after which an idle core's entry begins with no other port, so that its host can see
+/// whether the core is still idle.
+const IDLE_BUDGET: u32 = 1024;
 
 /// What a switch is made for. All of it is fixed for its life.
 #[derive(Clone, Debug)]
@@ -52,6 +59,12 @@ pub struct SwitchConfig {
     pub held_frames: usize,
     /// How long a frame may wait, for a receiver or for the control plane; at most 30 s.
     pub patience: Duration,
+    /// Which optimisations are on.
+    pub optimisations: Optimisations,
+    /// The parameters of batching.
+    pub pace: Pace,
+    /// Which cores share caches, for offload.
+    pub topology: Topology,
     /// Seed of the flow hash; to be drawn at random, lest a guest choose colliding packets.
     pub seed: u64,
 }
@@ -66,6 +79,9 @@ impl Default for SwitchConfig {
             rx_queue_frames: 1024,
             held_frames: 32,
             patience: Duration::from_secs(1),
+            optimisations: Optimisations::default(),
+            pace: Pace::default(),
+            topology: Topology::default(),
             seed: 0,
         }
     }
@@ -74,14 +90,16 @@ impl Default for SwitchConfig {
 /// What came of an entry into the switch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entered {
-    /// Frames taken off transmit rings, or copied into receive rings.
+    /// Frames taken off transmit rings.
     pub frames: u32,
+    /// Frames taken out of internal receive queues: copied into receive rings, or dropped there.
+    pub copied: u32,
     /// The budget ran out before the work did: enter again.
     pub more: bool,
     /// Packets wait for the control plane: see [`Control::next_upcall`].
     pub upcalls: bool,
-    /// The receiver's driver asked to be interrupted for what was copied; of interest where the host fills
-    /// the ring in the VM's stead.
+    /// In [`Switch::receive`]: the VM's driver asked to be interrupted for what was copied. It is here itself;
+    /// of interest where the host enters in its stead, or the VM is about to block.
     pub interrupt: bool,
     /// A port went down by a fault of its own.
     pub faulted: bool,
@@ -141,63 +159,100 @@ impl Switch {
         counters::read_activity(self.cores.get(usize::from(core.0)).into_iter())
     }
 
-    /// The sender's hypercall: switches what `vm`'s transmit ring holds. Completed buffers come back to it.
+    /// The sender's hypercall: switches what `vm`'s transmit ring holds, or leaves it to an idle core. Completed
+    /// buffers come back to it. If it was to be notified later, it is now, as it is here anyway.
     pub fn transmit<H: Host>(&self, cx: &mut CoreContext, host: &H, vm: PortId) -> Entered {
-        self.enter(cx, host, |entry, cx| {
+        self.enter(cx, host, Visit::Transmit(vm), |entry, cx| {
             let Some(port) = entry.switch.port(vm) else { return entry.entered.down = true };
-            entry.vm = Some(vm);
             entry.port_counters(port).tx.entries.add(1);
             entry.counters.activity.transmit_entries.add(1);
-            entry.serve_sender(cx, port, Word::SERVE);
+            // A device's ring is left to nobody: it is a thread of the host that came, not a VM.
+            let idle = if port.device.is_none() && port.is_up() { entry.idle_core(cx, port) } else { None };
+            match idle {
+                Some(core) => {
+                    // Seen by the core that is woken: the host's message comes after.
+                    port.unserved.store(true, Ordering::Release);
+                    entry.hand_over(port, core);
+                }
+                None => {
+                    if port.unserved.load(Ordering::Relaxed) {
+                        port.unserved.store(false, Ordering::Relaxed);
+                    }
+                    entry.serve_sender(cx, port, Word::SERVE);
+                    entry.charge_switching(port);
+                }
+            }
+            if port.put_off.load(Ordering::Relaxed) {
+                entry.deliver(cx, port);
+            }
             entry.entered.down = !port.is_up();
         })
     }
 
-    /// The receiver's hypercall: copies what waits for `vm` into its receive ring.
+    /// The receiver's hypercall: copies what waits for `vm` into its receive ring. With preemptive copy a VM needs it
+    /// only as a kick, when it had run out of receive buffers.
     pub fn receive<H: Host>(&self, cx: &mut CoreContext, host: &H, vm: PortId) -> Entered {
-        self.enter(cx, host, |entry, cx| {
+        self.enter(cx, host, Visit::Receive(vm), |entry, cx| {
             if let Some(port) = entry.switch.port(vm) {
-                entry.vm = Some(vm);
                 entry.port_counters(port).rx.entries.add(1);
                 entry.counters.activity.receive_entries.add(1);
                 entry.serve_receiver(cx, port, Word::SERVE);
+                entry.charge_copying(port);
             }
         })
     }
 
-    /// An idle core's entry: first copies what waits for any VM, then switches what any has transmitted. Each
-    /// port's own bounds are the budget.
+    /// An idle core's entry: first copies what waits for any VM, then switches what was left to idle cores, and copies
+    /// that, too. Answers [`more`](Entered::more) if its budget ended before the work. Ports are served in turn, each
+    /// within its own bound.
     pub fn idle<H: Host>(&self, cx: &mut CoreContext, host: &H) -> Entered {
-        self.enter(cx, host, |entry, cx| {
+        self.enter(cx, host, Visit::Idle, |entry, cx| {
             entry.counters.activity.idle_entries.add(1);
-            let ports = || (0..self.ports.len()).filter_map(|id| self.port(PortId(id as u16)));
+            cx.turn = cx.turn.wrapping_add(1);
+            let count = self.ports.len();
+            let start = cx.turn % count.max(1);
+            let ports = || (start..count).chain(0..start).filter_map(|id| self.port(PortId(id as u16)));
             for port in ports().filter(|port| !port.waiting.is_empty()) {
-                entry.serve_receiver(cx, port, Word::SERVE);
+                if entry.is_spent() {
+                    return entry.entered.more = true;
+                }
+                entry.deliver(cx, port);
             }
-            for port in ports() {
-                entry.serve_sender(cx, port, Word::SERVE);
+            for port in ports().filter(|port| port.unserved.load(Ordering::Acquire)) {
+                if entry.is_spent() {
+                    return entry.entered.more = true;
+                }
+                if port.unserved.swap(false, Ordering::AcqRel) {
+                    entry.serve_sender(cx, port, Word::SERVE);
+                    entry.charge_switching(port);
+                }
             }
         })
     }
 
-    /// The timer that [`Host::arm`] asked for: drops what has waited for `vm`, or of `vm`'s, for too long.
+    /// The timer that [`Host::arm`] asked for: notifies `vm` if that was put off, switches what was left to a core
+    /// that did not come, and drops what has waited for `vm`, or of `vm`'s, for too long.
     pub fn expire<H: Host>(&self, cx: &mut CoreContext, host: &H, vm: PortId) -> Entered {
-        self.enter(cx, host, |entry, cx| {
+        self.enter(cx, host, Visit::Timer, |entry, cx| {
             if let Some(port) = entry.switch.port(vm) {
-                port.armed.store(false, Ordering::Relaxed);
-                // The flag is cleared before what waits is looked at, and `announce` looks at the flag after it
-                // has queued: one of the two sees the other, and starts the next timer.
+                entry.counters.activity.timer_entries.add(1);
+                port.timer_at.store(NO_TIMER, Ordering::Relaxed);
+                // The time is cleared before what waits is looked at, and `attend` looks at the time after frames
+                // were queued: one of the two sees the other, and starts the next timer.
                 fence(Ordering::SeqCst);
                 entry.serve_sender(cx, port, Word::EXPIRE);
                 if port.unserved.swap(false, Ordering::AcqRel) {
                     entry.serve_sender(cx, port, Word::SERVE);
                 }
+                entry.charge_switching(port);
+                entry.deliver(cx, port);
                 entry.serve_receiver(cx, port, Word::EXPIRE);
             }
         })
     }
 
-    /// Whether frames wait for `vm` in its internal receive queue: whether a receive hypercall is worth its cost.
+    /// Whether frames wait for `vm` in its internal receive queue: whether a receive hypercall is worth its cost. With
+    /// preemptive copy they will come without one; a VM that is about to block may have them at once by it.
     pub fn frames_wait(&self, cx: &mut CoreContext, vm: PortId) -> bool {
         let _inside = self.enter_epoch(cx);
         self.port(vm).is_some_and(|port| !port.waiting.is_empty())
@@ -227,16 +282,32 @@ impl Switch {
         &self,
         cx: &mut CoreContext,
         host: &H,
+        visit: Visit,
         work: impl FnOnce(&mut Entry<'_, H>, &mut CoreContext),
     ) -> Entered {
-        let _inside = self.enter_epoch(cx);
+        let inside = self.enter_epoch(cx);
         let now = host.now();
         let now_ms = (now.0 / 1_000_000) as u16;
         let counters = &self.cores[usize::from(cx.core.0)];
-        let mut entry =
-            Entry { switch: self, host, counters, now, vm: None, now_ms, entered: Entered::default() };
+        let outbox = core::mem::take(&mut cx.outbox);
+        let mut entry = Entry {
+            switch: self,
+            host,
+            counters,
+            now,
+            charged: now,
+            visit,
+            now_ms,
+            entered: Entered::default(),
+            outbox,
+        };
         work(&mut entry, cx);
-        entry.entered
+        entry.attend_all(cx);
+        let Entry { entered, mut outbox, .. } = entry;
+        drop(inside);
+        outbox.send(host);
+        cx.outbox = outbox;
+        entered
     }
 
     /// The port with this number. The caller is inside an epoch, or is the one writer.
@@ -266,11 +337,15 @@ pub struct CoreContext {
     outputs: transmit::Outputs,
     copy: Box<receive::CopyScratch>,
     push: Box<deliver::PushScratch>,
+    outbox: attend::Outbox,
+    /// Goes round, so that work is spread over cores and ports.
+    turn: usize,
 }
 
 impl CoreContext {
     fn new(switch: Arc<Switch>, core: CoreId) -> CoreContext {
         let outputs = transmit::Outputs::new(switch.config.max_ports);
+        let outbox = attend::Outbox::new(switch.config.max_ports);
         CoreContext {
             switch,
             core,
@@ -279,6 +354,8 @@ impl CoreContext {
             outputs,
             copy: Box::default(),
             push: Box::default(),
+            outbox,
+            turn: 0,
         }
     }
 
@@ -294,17 +371,34 @@ impl Drop for CoreContext {
     }
 }
 
+/// Why a core is in the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Visit {
+    /// For a sender; its host looks at what came of it.
+    Transmit(PortId),
+    /// For a receiver, likewise.
+    Receive(PortId),
+    /// Because it was idle.
+    Idle,
+    /// For a timer.
+    Timer,
+    /// For a change or a verdict.
+    Control,
+}
+
 /// One core's way through the switch: what all of an entry's steps need.
 struct Entry<'a, H> {
     switch: &'a Switch,
     host: &'a H,
     counters: &'a CoreCounters,
     now: Nanos,
-    /// The VM that the entry is for; its host looks at what came of it.
-    vm: Option<PortId>,
+    /// Until when the time spent is charged to some VM.
+    charged: Nanos,
+    visit: Visit,
     /// The low bits of `now` in milliseconds, as frames that wait are stamped with.
     now_ms: u16,
     entered: Entered,
+    outbox: attend::Outbox,
 }
 
 impl<'a, H: Host> Entry<'a, H> {
@@ -314,40 +408,9 @@ impl<'a, H: Host> Entry<'a, H> {
         &self.counters.ports[usize::from(port.id().0)]
     }
 
-    /// Something waits for `port`: tells its VM, if that sleeps, and starts the timer that bounds the wait.
-    #[inline]
-    fn announce(&self, port: &Port) {
-        // What was queued must be seen before the wish is read: the receiver stores its wish and then looks
-        // at the queue, so one of the two sees the other.
-        fence(Ordering::SeqCst);
-        if port.wants_notice.load(Ordering::Relaxed) && port.wants_notice.swap(false, Ordering::AcqRel) {
-            match notification::when(self.host.run_state(port.id())) {
-                notification::When::Now => self.notify(port),
-            }
-        }
-        self.arm(port);
-    }
-
-    fn notify(&self, port: &Port) {
-        self.port_counters(port).rx.notifications.add(1);
-        self.host.notify(port.id());
-    }
-
-    /// Starts the timer that bounds the wait of what was just queued at `port`, unless one is running: that one
-    /// is earlier.
-    #[inline]
-    fn arm(&self, port: &Port) {
-        if !port.armed.load(Ordering::Relaxed) && !port.armed.swap(true, Ordering::AcqRel) {
-            self.host.arm(port.id(), self.now.after(self.switch.config.patience));
-        }
-    }
-
-    /// Starts the next timer after one has fired, for what has waited at `port` for `waited_ms` already. Of
-    /// several the host keeps the earliest.
-    fn arm_again(&self, port: &Port, waited_ms: u16) {
-        port.armed.store(true, Ordering::Relaxed);
-        let waited = Duration::from_millis(waited_ms.into());
-        self.host.arm(port.id(), self.now.after(self.switch.config.patience.saturating_sub(waited)));
+    /// Whether an idle core's entry has done enough.
+    fn is_spent(&self) -> bool {
+        self.entered.frames + self.entered.copied >= IDLE_BUDGET
     }
 
     /// Whether what has waited for `waited_ms` has waited too long.

@@ -1,7 +1,7 @@
 //! The receiver's side of an entry: what waits in the internal queue is copied into the receive ring.
 
 use super::deliver::{Finisher, View};
-use super::{CoreContext, Entry};
+use super::{CoreContext, Entry, Visit};
 use crate::api::{DropReason, PortId};
 use crate::claim::Word;
 use crate::frame::{FrameRef, FrameStore, NO_EDIT};
@@ -63,6 +63,18 @@ impl<'a, H: Host> Entry<'a, H> {
     /// Everything that is to be done on a receiver's side.
     pub(super) fn serve_receiver(&mut self, cx: &mut CoreContext, port: &Port, word: Word) {
         port.rx.run(word, |sink, word| {
+            if let Sink::Ring { queue, mergeable } = sink
+                && port.is_up()
+            {
+                if word.has(Word::SERVE)
+                    && let Err(fault) = self.fill(cx, port, queue, *mergeable)
+                {
+                    self.fail(port, PortFault::RxRing(fault));
+                    self.discard(cx, port, DropReason::RxFault, |_, _| true);
+                }
+                // Also when nothing was copied now: it may have been put off.
+                self.interrupt(port, queue);
+            }
             if !port.is_up() {
                 self.discard(cx, port, DropReason::PortDown, |_, _| true);
             } else if word.has(Word::EXPIRE) {
@@ -70,16 +82,8 @@ impl<'a, H: Host> Entry<'a, H> {
                 let mut oldest = [0];
                 port.waiting.peek(&mut oldest);
                 if let Some(frame) = FrameRef::from_word(oldest[0]) {
-                    self.arm_again(port, frame.waited_ms(self.now_ms));
+                    self.arm_for_patience(port, frame.waited_ms(self.now_ms));
                 }
-            }
-            if let Sink::Ring { queue, mergeable } = sink
-                && word.has(Word::SERVE)
-                && port.is_up()
-                && let Err(fault) = self.fill(cx, port, queue, *mergeable)
-            {
-                self.fail(port, PortFault::RxRing(fault));
-                self.discard(cx, port, DropReason::RxFault, |_, _| true);
             }
         });
     }
@@ -107,7 +111,8 @@ impl<'a, H: Host> Entry<'a, H> {
                 continue;
             }
             let (copied, stopped) = self.copy_batch(cx, port, queue, mergeable, &words[..count]);
-            self.entered.frames += copied as u32;
+            port.shares.taken(&words[..copied]);
+            self.entered.copied += copied as u32;
             match stopped {
                 None => {}
                 Some(CopyError::Fault(fault)) => return Err(fault),
@@ -117,11 +122,12 @@ impl<'a, H: Host> Entry<'a, H> {
             }
             left = left.saturating_sub(count as u32);
             if left == 0 {
-                if self.vm == Some(port.id()) {
-                    self.entered.more = true;
-                } else {
-                    // This core came for another reason and found the receiver's word: the VM is to enter again.
-                    self.notify(port);
+                match self.visit {
+                    Visit::Transmit(vm) | Visit::Receive(vm) if vm == port.id() => self.entered.more = true,
+                    _ => {
+                        port.wants_notice.store(true, Ordering::Relaxed);
+                        self.leave_rest(port);
+                    }
                 }
                 return Ok(());
             }
@@ -172,7 +178,6 @@ impl<'a, H: Host> Entry<'a, H> {
         }
         port.waiting.take(done);
         queue.publish();
-        self.entered.interrupt |= queue.wants_interrupt();
         counters.rx.frames.add(frames);
         counters.rx.bytes.add(bytes);
         counters.rx.copies.add(frames);
@@ -219,6 +224,7 @@ impl<'a, H: Host> Entry<'a, H> {
                 return;
             }
             port.waiting.take(done);
+            port.shares.taken(&words[..done]);
             self.port_counters(port).drop_rx(reason, done as u64);
             let mut sender = Sender::default();
             for frame in words[..done].iter().filter_map(|word| FrameRef::from_word(*word)) {

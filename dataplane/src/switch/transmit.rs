@@ -5,7 +5,7 @@
 //! once. A device is its own receive context, so what is for a device is written in this pass.
 
 use super::deliver::PushScratch;
-use super::{CoreContext, Entry};
+use super::{CoreContext, Entry, Visit};
 use crate::action::Action;
 use crate::action::edit::{Header, edit};
 use crate::api::{DropReason, PortId, Upcall, UpcallId, UpcallReason, Verdict};
@@ -276,12 +276,12 @@ impl<'a, H: Host> Entry<'a, H> {
             }
             left = left.saturating_sub(taken.frames as u32);
             if left == 0 {
-                if self.vm == Some(port.id()) {
-                    self.entered.more = true;
-                } else {
-                    // This core came for another port and found the sender's word: nobody will enter for it again.
-                    port.unserved.store(true, Ordering::Release);
-                    self.host.arm(port.id(), self.now);
+                match self.visit {
+                    Visit::Transmit(vm) if vm == port.id() => self.entered.more = true,
+                    _ => {
+                        port.unserved.store(true, Ordering::Release);
+                        self.leave_rest(port);
+                    }
                 }
                 return;
             }
@@ -558,7 +558,9 @@ impl<'a, H: Host> Entry<'a, H> {
             run.iter().for_each(|frame| finish_copy(port, tx, frame.slot()));
             return;
         }
-        let taken = receiver.waiting.put(run.iter().map(|frame| frame.word()));
+        let admitted = receiver.shares.admit(&receiver.waiting, port.id(), count);
+        let taken = receiver.waiting.put(run[..admitted].iter().map(|frame| frame.word()));
+        receiver.shares.give_back(port.id(), admitted - taken);
         if taken < count {
             self.port_counters(receiver).drop_rx(DropReason::RxQueueFull, (count - taken) as u64);
             run[taken..].iter().for_each(|frame| finish_copy(port, tx, frame.slot()));
@@ -602,7 +604,7 @@ impl<'a, H: Host> Entry<'a, H> {
             self.entered.upcalls = true;
         }
         tx.held.push_back(held);
-        self.arm(port);
+        self.arm_for_patience(port, 0);
     }
 
     /// Carries out what the control plane has decided.
@@ -697,7 +699,7 @@ impl<'a, H: Host> Entry<'a, H> {
         }
         let oldest = tx.held.iter().map(|held| self.now_ms.wrapping_sub(held.since_ms)).max();
         if let Some(waited_ms) = oldest {
-            self.arm_again(port, waited_ms);
+            self.arm_for_patience(port, waited_ms);
         }
     }
 

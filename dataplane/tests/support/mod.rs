@@ -8,6 +8,7 @@ use hyper_switch_dataplane::api::{
 };
 use hyper_switch_dataplane::counters::{DROP_REASONS, PortCounters};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
+use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_dataplane::{
     Backend, Control, CoreContext, Entered, PortConfig, PortState, Switch, SwitchConfig, VmBackend,
 };
@@ -17,6 +18,7 @@ use hyper_switch_pvnet::ring::device::QueueFeatures;
 use hyper_switch_pvnet::ring::driver::{DriverFeatures, DriverQueue};
 use hyper_switch_pvnet::ring::{QueueAddrs, QueueLayout};
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +28,10 @@ pub struct ScriptedHost {
     pub now: Cell<u64>,
     pub notified: RefCell<Vec<PortId>>,
     pub armed: RefCell<Vec<(PortId, Nanos)>>,
+    /// VMs that are not blocked.
+    pub states: RefCell<HashMap<PortId, RunState>>,
+    pub idle: Cell<CoreSet>,
+    pub woken: RefCell<Vec<CoreId>>,
 }
 
 impl ScriptedHost {
@@ -45,6 +51,11 @@ impl ScriptedHost {
     pub fn take_notified(&self) -> Vec<PortId> {
         self.notified.take()
     }
+
+    /// The cores woken since the last call.
+    pub fn take_woken(&self) -> Vec<CoreId> {
+        self.woken.take()
+    }
 }
 
 impl Host for ScriptedHost {
@@ -52,8 +63,13 @@ impl Host for ScriptedHost {
         Nanos(self.now.get())
     }
 
-    fn run_state(&self, _vm: PortId) -> RunState {
-        RunState::Blocked
+    fn run_state(&self, vm: PortId) -> RunState {
+        self.states.borrow().get(&vm).copied().unwrap_or(RunState::Blocked)
+    }
+
+    /// Each VM lives on the core of its number.
+    fn home(&self, vm: PortId) -> CoreId {
+        CoreId(vm.0)
     }
 
     fn notify(&self, vm: PortId) {
@@ -61,10 +77,12 @@ impl Host for ScriptedHost {
     }
 
     fn idle_cores(&self) -> CoreSet {
-        CoreSet::EMPTY
+        self.idle.get()
     }
 
-    fn wake(&self, _core: CoreId) {}
+    fn wake(&self, core: CoreId) {
+        self.woken.borrow_mut().push(core);
+    }
 
     fn arm(&self, vm: PortId, at: Nanos) {
         self.armed.borrow_mut().push((vm, at));
@@ -290,6 +308,20 @@ pub fn frame(from: PortId, to: PortId, bytes: usize, number: u64) -> Vec<u8> {
     frame
 }
 
+/// A switch whose VMs do each stage themselves, in a hypercall of their own.
+pub fn basic() -> SwitchConfig {
+    SwitchConfig { optimisations: Optimisations::NONE, ..SwitchConfig::default() }
+}
+
+/// All ways to switch the optimisations on and off.
+pub fn combinations() -> impl Iterator<Item = Optimisations> {
+    (0..8).map(|set| Optimisations {
+        preemptive_copy: set & 1 != 0,
+        batching: set & 2 != 0,
+        offload: set & 4 != 0,
+    })
+}
+
 /// The switch, its control and one core.
 pub struct Bench {
     pub host: ScriptedHost,
@@ -303,7 +335,7 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Bench {
-        Bench::with(SwitchConfig { max_ports: 16, cores: 2, max_flows: 1024, ..SwitchConfig::default() })
+        Bench::with(SwitchConfig { max_ports: 16, cores: 2, max_flows: 1024, ..basic() })
     }
 
     pub fn with(config: SwitchConfig) -> Bench {

@@ -73,6 +73,6 @@ impl Hypercall for GuestEntrance {
     }
 
     fn frames_wait(&mut self) -> bool {
-        self.entrance.frames_wait(self.port)
+        self.entrance.is_receive_needed(self.port)
     }
 }
