@@ -76,6 +76,12 @@ impl FrameRef {
         (self.0.get() >> 16) as u16
     }
 
+    /// Whether two references, as words, are to frames of the same sender.
+    #[inline]
+    pub(crate) fn have_same_port(a: u64, b: u64) -> bool {
+        (a ^ b) >> 48 == 0
+    }
+
     /// Milliseconds since it was queued, up to a minute.
     #[inline]
     pub(crate) fn waited_ms(self, now_ms: u16) -> u16 {
@@ -113,7 +119,7 @@ pub(crate) struct Edited {
 
 /// Three cache lines: what is known, and the header's bytes.
 #[repr(C, align(64))]
-struct Slot {
+pub(crate) struct Slot {
     copies: AtomicU32,
     frame: UnsafeCell<Frame>,
     header: HeaderCopy,
@@ -287,8 +293,8 @@ impl FrameStore {
     /// The caller holds one of the frame's copies, or has the claim on the sender's transmit side.
     #[inline]
     pub(crate) unsafe fn frame(&self, slot: u16) -> &Frame {
-        // SAFETY: while copies are outstanding a slot is only read.
-        unsafe { &*self.slots[usize::from(slot)].frame.get() }
+        // SAFETY: the caller's word.
+        unsafe { self.slot(slot).frame() }
     }
 
     /// The payload of a frame in flight: its segments behind the header.
@@ -355,17 +361,40 @@ impl FrameStore {
         }
     }
 
+    /// A slot, for whoever looks at it more than once.
+    #[inline]
+    pub(crate) fn slot(&self, slot: u16) -> &Slot {
+        &self.slots[usize::from(slot)]
+    }
+
+    /// As [`Slot::copied`].
+    #[inline]
+    pub(crate) fn copied(&self, slot: u16) -> bool {
+        self.slot(slot).copied()
+    }
+}
+
+impl Slot {
+    /// A frame in flight.
+    ///
+    /// # Safety
+    /// As for [`FrameStore::frame`].
+    #[inline]
+    pub(crate) unsafe fn frame(&self) -> &Frame {
+        // SAFETY: while copies are outstanding a slot is only read.
+        unsafe { &*self.frame.get() }
+    }
+
     /// One copy is made, or given up. Answers whether it was the last: the slot is then free, and the caller
     /// gives it back to the sender.
     #[inline]
-    pub(crate) fn copied(&self, slot: u16) -> bool {
-        let copies = &self.slots[usize::from(slot)].copies;
+    pub(crate) fn copied(&self) -> bool {
         // The usual frame has one receiver, which needs no atomic step to know that it is the last.
-        if copies.load(Ordering::Acquire) == 1 {
-            copies.store(0, Ordering::Release);
+        if self.copies.load(Ordering::Acquire) == 1 {
+            self.copies.store(0, Ordering::Release);
             return true;
         }
-        copies.fetch_sub(1, Ordering::AcqRel) == 1
+        self.copies.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
 

@@ -72,10 +72,9 @@ impl Shares {
     /// The frames in these words of the queue were taken.
     #[inline]
     pub(crate) fn taken(&self, words: &[u64]) {
-        let sender = |word: &u64| FrameRef::from_word(*word).map(FrameRef::port);
-        for run in words.chunk_by(|a, b| sender(a) == sender(b)) {
-            if let Some(sender) = sender(&run[0]) {
-                self.give_back(sender, run.len());
+        for run in words.chunk_by(|a, b| FrameRef::have_same_port(*a, *b)) {
+            if let Some(first) = FrameRef::from_word(run[0]) {
+                self.give_back(first.port(), run.len());
             }
         }
     }

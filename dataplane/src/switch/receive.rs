@@ -4,7 +4,7 @@ use super::deliver::{Finisher, View};
 use super::{CoreContext, Entry, Visit};
 use crate::api::{DropReason, PortId};
 use crate::claim::Word;
-use crate::frame::{FrameRef, FrameStore, NO_EDIT};
+use crate::frame::{Frame, FrameRef, NO_EDIT};
 use crate::host::Host;
 use crate::port::{Port, PortFault, Sink};
 use arrayvec::ArrayVec;
@@ -145,24 +145,25 @@ impl<'a, H: Host> Entry<'a, H> {
         words: &[u64],
     ) -> (usize, Option<CopyError>) {
         let counters = self.port_counters(port);
-        let (mut frames, mut bytes, mut copied_bytes) = (0, 0, 0);
+        // Plain frames are counted by what was written for them, all others one by one.
+        let mut plain_written = 0;
+        let (mut others, mut others_copied, mut others_bytes, mut others_written) = (0, 0, 0, 0);
         let mut done = 0;
         let mut stopped = None;
         let mut sender = Sender::default();
         for word in words {
             let frame = FrameRef::from_word(*word).expect("entries of the queue are references");
             let from = self.sender(cx, &mut sender, frame.port());
+            let slot = from.frames.slot(frame.slot());
             // SAFETY: the reference in the queue stands for a copy that is this core's to make.
-            if let Some(written) = unsafe { copy_plain(queue, &from.frames, frame) } {
-                frames += 1;
-                bytes += u64::from(written) - VNET_HDR_BYTES as u64;
-                copied_bytes += u64::from(written);
+            if let Some(written) = unsafe { copy_plain(queue, slot.frame(), frame) } {
+                plain_written += u64::from(written);
             } else {
                 match copy_any(&mut cx.copy, queue, mergeable, port, from, frame) {
                     Ok(copied) => {
-                        frames += 1;
-                        bytes += u64::from(copied.frame_bytes);
-                        copied_bytes += u64::from(copied.written);
+                        others_copied += 1;
+                        others_bytes += u64::from(copied.frame_bytes);
+                        others_written += u64::from(copied.written);
                     }
                     Err(CopyError::Drop(reason)) => counters.drop_rx(reason, 1),
                     Err(stop) => {
@@ -170,18 +171,20 @@ impl<'a, H: Host> Entry<'a, H> {
                         break;
                     }
                 }
+                others += 1;
             }
             done += 1;
-            if from.frames.copied(frame.slot()) {
+            if slot.copied() {
                 sender.slots.push(frame.slot());
             }
         }
         port.waiting.take(done);
         queue.publish();
-        counters.rx.frames.add(frames);
-        counters.rx.bytes.add(bytes);
-        counters.rx.copies.add(frames);
-        counters.rx.copied_bytes.add(copied_bytes);
+        let plain = (done - others) as u64;
+        counters.rx.frames.add(plain + others_copied);
+        counters.rx.bytes.add(plain_written - plain * VNET_HDR_BYTES as u64 + others_bytes);
+        counters.rx.copies.add(plain + others_copied);
+        counters.rx.copied_bytes.add(plain_written + others_written);
         self.complete_all(cx, &mut sender);
         (done, stopped)
     }
@@ -249,11 +252,9 @@ struct Sender<'a> {
 /// it. Answers the bytes written; for any other frame or buffer nothing is done.
 ///
 /// # Safety
-/// `frame` stands for a copy that the caller is to make, of a frame in `frames`.
+/// `frame` stands for a copy that the caller is to make, of `whole`.
 #[inline(always)]
-unsafe fn copy_plain(queue: &mut DeviceQueue, frames: &FrameStore, frame: FrameRef) -> Option<u32> {
-    // SAFETY: the caller's word.
-    let whole = unsafe { frames.frame(frame.slot()) };
+unsafe fn copy_plain(queue: &mut DeviceQueue, whole: &Frame, frame: FrameRef) -> Option<u32> {
     let is_plain = whole.vnet.asks_nothing() && whole.segments <= 1 && frame.edit() == NO_EDIT;
     if !is_plain || !queue.has_next() {
         return None;

@@ -221,7 +221,7 @@ impl DeviceQueue {
         {
             use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let entry = self.layout.avail_entry(self.next_avail.wrapping_add(ahead));
-            let head = u16::from_le(entry.load(Ordering::Relaxed)) & (self.size() - 1);
+            let head = u16::from_le(entry.load(Ordering::Relaxed)) & self.layout.mask;
             let desc = self.layout.desc.wrapping_add(usize::from(head) * DESC_BYTES as usize);
             // SAFETY: a prefetch reads nothing; any address will do.
             unsafe { _mm_prefetch(desc.cast(), _MM_HINT_T0) }

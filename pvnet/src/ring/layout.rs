@@ -90,6 +90,8 @@ pub enum QueueSizeError {
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLayout {
     pub(super) size: u16,
+    /// What takes a free-running index to a place: one less than the size.
+    pub(super) mask: u16,
     pub(super) desc: *mut u8,
     pub(super) avail: *mut u8,
     pub(super) used: *mut u8,
@@ -123,6 +125,7 @@ impl QueueLayout {
         let entries = u32::from(size);
         Ok(QueueLayout {
             size,
+            mask: size - 1,
             desc: part(addrs.desc, 16, DESC_BYTES * entries)?,
             avail: part(addrs.avail, 2, 6 + 2 * entries)?,
             used: part(addrs.used, 4, 6 + 8 * entries)?,
@@ -160,7 +163,7 @@ impl QueueLayout {
     #[inline]
     pub(super) fn avail_entry(&self, idx: u16) -> &AtomicU16 {
         // SAFETY: see `avail_flags`; the mask keeps the entry inside.
-        unsafe { Self::word(self.avail.add(4 + 2 * usize::from(idx & (self.size - 1)))) }
+        unsafe { Self::word(self.avail.add(4 + 2 * usize::from(idx & self.mask))) }
     }
 
     /// Where the driver says at which used index it wants to be interrupted.
@@ -195,7 +198,7 @@ impl QueueLayout {
         let entry = (u64::from(head) | u64::from(bytes) << 32).to_le();
         // SAFETY: see `avail_entry`; the used ring is 4-byte aligned, so an entry may be unaligned for u64.
         unsafe {
-            self.used.add(4 + 8 * usize::from(idx & (self.size - 1))).cast::<u64>().write_unaligned(entry);
+            self.used.add(4 + 8 * usize::from(idx & self.mask)).cast::<u64>().write_unaligned(entry);
         }
     }
 
@@ -204,7 +207,7 @@ impl QueueLayout {
     pub(super) fn load_used(&self, idx: u16) -> (u32, u32) {
         // SAFETY: see `store_used`.
         let entry = u64::from_le(unsafe {
-            self.used.add(4 + 8 * usize::from(idx & (self.size - 1))).cast::<u64>().read_unaligned()
+            self.used.add(4 + 8 * usize::from(idx & self.mask)).cast::<u64>().read_unaligned()
         });
         (entry as u32, (entry >> 32) as u32)
     }
