@@ -232,8 +232,7 @@ fn cores_and_control_at_the_same_time() {
     assert!(replaced > 0, "the guest was replaced while the others worked");
 
     host.draining.store(true, Ordering::Relaxed);
-    // Everyone takes what there is, and time passes for what still waits for a decision.
-    host.now.fetch_add(5_000_000_000, Ordering::Relaxed);
+    // Everyone takes what there is, and what was left to idle cores.
     drivers.push(guest);
     for _ in 0..4 {
         for driver in &mut drivers {
@@ -242,6 +241,8 @@ fn cores_and_control_at_the_same_time() {
             driver.receive();
         }
     }
+    // Time passes for what still waits for a decision.
+    host.now.fetch_add(5_000_000_000, Ordering::Relaxed);
     for driver in &mut drivers {
         switch.expire(&mut bench.cx, &host, driver.vm.port);
     }
