@@ -12,6 +12,8 @@
 //! | [`ring`] | the split virtqueue, device side and driver side |
 //! | [`device`] | a port without rings: frames that come and go by system call |
 //! | [`tap`], [`packet`] | the two such devices: TAP and AF_PACKET (feature `std`) |
+//! | [`run_state`] | whether a VM runs, was preempted or blocks, as it is seen from outside |
+//! | [`sched`] | the scheduler's word on that, for threads of any process (feature `std`) |
 //! | [`namespace`] | a network namespace of the process's own and its interfaces (feature `std`) |
 //! | [`guest`] | the in-process guest: rings, memory and a smoltcp TCP/IP stack (feature `std`) |
 //!
@@ -27,6 +29,7 @@ pub mod header;
 pub mod mem;
 pub mod offload;
 pub mod ring;
+pub mod run_state;
 
 #[cfg(feature = "std")]
 pub mod guest;
@@ -34,6 +37,8 @@ pub mod guest;
 pub mod namespace;
 #[cfg(feature = "std")]
 pub mod packet;
+#[cfg(feature = "std")]
+pub mod sched;
 #[cfg(feature = "std")]
 mod sys;
 #[cfg(feature = "std")]

@@ -9,6 +9,7 @@
 //! [`DeviceQueue::publish`]: once a batch.
 
 use super::layout::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc, NO_NOTIFY, QueueLayout};
+use super::suppression::Suppression;
 use crate::mem::{GuestMemory, MemoryFault, Segment, Window};
 use alloc::sync::Arc;
 use arrayvec::ArrayVec;
@@ -382,6 +383,17 @@ impl DeviceQueue {
     #[inline]
     pub fn told(&self) -> u16 {
         self.told_used.wrapping_sub(self.told_before)
+    }
+
+    /// What the driver wants of interrupts now.
+    #[inline]
+    pub fn suppression(&self) -> Suppression {
+        if self.features.event_idx {
+            let event = u16::from_le(self.layout.used_event().load(Ordering::Relaxed));
+            Suppression::Event { event, next: self.published_used, size: self.size() }
+        } else {
+            Suppression::Flags(u16::from_le(self.layout.avail_flags().load(Ordering::Relaxed)))
+        }
     }
 
     /// Asks the driver not to kick: the switch is looking anyway.

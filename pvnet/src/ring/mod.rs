@@ -27,6 +27,7 @@ pub mod device;
 pub mod driver;
 pub(crate) mod layout;
 pub mod relay;
+pub mod suppression;
 
 pub use layout::{QueueAddrs, QueueLayout, QueueSizeError};
 
