@@ -158,12 +158,15 @@ enum Subcommands {
 
 #[derive(Args)]
 struct RunArgs {
-    /// A port: tap:NAME or packet:INTERFACE, then as wanted ,name=PORT and ,access=VID or ,trunk=VID+VID
+    /// A port: tap:NAME or packet:INTERFACE, then as wanted ,name=PORT ,vm=PID and ,access=VID or ,trunk=VID+VID
     ///
     /// A `tap` port is a TAP interface, made if it is not there; a VMM or a namespace takes it from there.
     /// A `packet` port attaches to an interface that exists, by AF_PACKET. The port's name is the
     /// interface's unless `name=` gives another. With `access=` its frames belong to that one VLAN,
-    /// untagged; with `trunk=` it carries those VLANs, tagged; with neither, frames pass as they are.
+    /// untagged; with `trunk=` it carries those VLANs, tagged; with neither, frames pass as they are. With
+    /// `vm=` the threads of that process, a VMM's or whoever reads in a namespace, are watched to know whether
+    /// the port's VM runs, was preempted or blocks; that needs root or CAP_BPF and CAP_PERFMON, and without the
+    /// port works all the same.
     #[arg(long = "port", value_name = "SPEC")]
     ports: Vec<PortSpec>,
 

@@ -31,6 +31,7 @@ max_macs_per_port = 4096         # and of one port, so that none can crowd out t
 tap = \"hp0\"                      # a TAP interface, made if it is not there
 name = \"web\"                     # the interface's name if left out
 access = 10                      # one VLAN, untagged
+vm = 4242                        # the process that its VM is, to know when that runs
 
 [[port]]
 packet = \"eth1\"                  # an existing interface
@@ -250,7 +251,7 @@ mod tests {
         assert_eq!(file.log.as_ref().map(LogFilter::as_str), Some("info"));
         let options = RunOptions::combine(CommandLine::default(), file).unwrap();
         let expected = RunOptions {
-            ports: specs(&["tap:hp0,name=web,access=10", "packet:eth1,trunk=10+20"]),
+            ports: specs(&["tap:hp0,name=web,access=10,vm=4242", "packet:eth1,trunk=10+20"]),
             cores: Some("0,2-3".parse().unwrap()),
             ctl_socket: "/run/hyper-switch/ctl.sock".into(),
             learning: LearningOptions {
@@ -281,7 +282,7 @@ mod tests {
         for (text, message) in [
             (
                 "cores = '0'\n\n[[port]]\ntap = 'hp0'\nacess = 10\n",
-                "hs.toml, line 5: unknown field `acess`, expected one of `tap`, `packet`, `name`, `access`, `trunk`
+                "hs.toml, line 5: unknown field `acess`, expected one of `tap`, `packet`, `name`, `access`, `trunk`, `vm`
  5 | acess = 10
    | ^^^^^",
             ),

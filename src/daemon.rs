@@ -7,9 +7,10 @@ use crate::ctl::server::Server;
 use crate::ctl::socket::CtlSocket;
 use crate::ctl::status::{
     CoreStatus, FlowStatus, Inspect, MacStatus, PortState, PortStatus, StatsReport, Traffic, VlanStatus,
+    VmStatus,
 };
 use crate::exit::{Failure, FailureKind};
-use crate::host::{HostConfig, NetDevice, Runtime, Snapshot, now};
+use crate::host::{HostConfig, NetDevice, Runtime, Snapshot, VmThreads, now};
 use crate::port_spec::{Attachment, PortSpec};
 use crate::report;
 use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
@@ -17,6 +18,7 @@ use hyper_switch_controlplane::mac::MacEntry;
 use hyper_switch_dataplane::api::{DropReason, PortId};
 use hyper_switch_dataplane::counters::{CoreActivity, DROP_REASONS};
 use hyper_switch_pvnet::packet::{PacketError, PacketSocket};
+use hyper_switch_pvnet::sched::{Process, Watcher};
 use hyper_switch_pvnet::tap::{Tap, TapError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -45,11 +47,15 @@ pub fn run(options: &RunOptions) -> Result<String, Failure> {
     let mut attached = HashMap::new();
     for spec in &options.ports {
         let device = open(spec)?;
+        let threads = vm_threads(spec)?;
         let port = runtime.attach_device(spec.name.as_str(), spec.vlan.clone(), device);
         let port = port.map_err(|error| {
             Failure::new(FailureKind::Runtime, format!("cannot attach port {}: {error}", spec.name))
         })?;
         tracing::info!(port = %spec.name, device = %spec.attachment, "attached");
+        if let Some(threads) = threads {
+            runtime.watch_vm(port, threads);
+        }
         attached.insert(port, spec.attachment.clone());
     }
     let daemon = Arc::new(Daemon { runtime: RwLock::new(Some(runtime)), attached, started: Instant::now() });
@@ -90,10 +96,30 @@ fn learning(options: &LearningOptions) -> LearningConfig {
     config
 }
 
+fn port_failure(spec: &PortSpec, kind: FailureKind, error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(kind, format!("port {} ({}): {error}", spec.name, spec.attachment))
+}
+
+/// The threads of the port's VM, watched. None if the port names no VM, or if we may not watch it: that is worth a
+/// warning, as the port forwards without.
+fn vm_threads(spec: &PortSpec) -> Result<Option<VmThreads>, Failure> {
+    let Some(pid) = spec.vm else { return Ok(None) };
+    let process = Process::open(pid.get());
+    let process = process.map_err(|error| port_failure(spec, FailureKind::Runtime, &error))?;
+    match Watcher::get() {
+        Ok(watcher) => match VmThreads::watch(watcher, process) {
+            Ok(threads) => Ok(Some(threads)),
+            Err(error) => Err(port_failure(spec, FailureKind::Runtime, &error)),
+        },
+        Err(error) => {
+            tracing::warn!(port = %spec.name, %error, "the run state of the port's VM is not known");
+            Ok(None)
+        }
+    }
+}
+
 fn open(spec: &PortSpec) -> Result<NetDevice, Failure> {
-    let failure = |kind, error: &dyn std::fmt::Display| {
-        Failure::new(kind, format!("port {} ({}): {error}", spec.name, spec.attachment))
-    };
+    let failure = |kind, error: &dyn std::fmt::Display| port_failure(spec, kind, error);
     match &spec.attachment {
         Attachment::Tap(name) => match Tap::open(name.as_str()) {
             Ok(tap) => Ok(NetDevice::new(tap)),
@@ -150,6 +176,8 @@ fn traffic(frames: u64, bytes: u64, drops: &[u64; DROP_REASONS]) -> Traffic {
 
 impl Inspect for Daemon {
     fn ports(&self) -> Result<Vec<PortStatus>, Refusal> {
+        let vm = |port| self.with_runtime(|runtime| Some(runtime.run_state(port)));
+        let vm = |port| vm(port).map_or_else(|_| VmStatus::default(), VmStatus::from);
         let status = |port: hyper_switch_dataplane::PortStatus| {
             let (tx, rx) = (&port.counters.tx, &port.counters.rx);
             let attachment = self.attached.get(&port.info.id);
@@ -168,6 +196,7 @@ impl Inspect for Daemon {
                     }
                 },
                 vlan: VlanStatus::from(&port.info.vlan),
+                vm: vm(port.info.id),
                 tx: traffic(tx.frames, tx.bytes, &port.counters.tx_drops),
                 rx: traffic(rx.frames, rx.bytes, &port.counters.rx_drops),
                 in_flight: port.in_flight as u64,

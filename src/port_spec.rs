@@ -1,6 +1,6 @@
-//! What the user asks a port to be: the interface behind it, its name, its part in VLANs.
+//! What the user asks a port to be: the interface behind it, its name, its part in VLANs, its VM.
 //!
-//! On the command line a port is `KIND:INTERFACE[,name=NAME][,access=VID | ,trunk=VID+VID+..]`; in a
+//! On the command line a port is `KIND:INTERFACE[,name=NAME][,access=VID | ,trunk=VID+VID+..][,vm=PID]`; in a
 //! configuration file it is a table with the same keys. Both end here, as a [`PortSpec`].
 
 use hyper_switch_dataplane::api::VlanMode;
@@ -23,6 +23,8 @@ pub struct PortSpec {
     pub name: PortName,
     /// Its part in VLANs.
     pub vlan: VlanMode,
+    /// The process that its VM is, if the user said so: its threads tell the VM's run state.
+    pub vm: Option<ProcessId>,
 }
 
 /// What is behind a port.
@@ -67,7 +69,7 @@ pub enum PortSpecError {
     #[error("`{0}` does not say what the port is; write tap:NAME or packet:INTERFACE, for example tap:hp0")]
     NoKind(String),
     /// An option that ports do not have.
-    #[error("`{0}` is no option of a port; there are name=NAME, access=VID and trunk=VID+VID")]
+    #[error("`{0}` is no option of a port; there are name=NAME, access=VID, trunk=VID+VID and vm=PID")]
     UnknownOption(String),
     /// An option that is given a second time.
     #[error("`{0}` is given twice")]
@@ -84,6 +86,9 @@ pub enum PortSpecError {
     /// Not a VLAN id (IEEE 802.1Q-2018, table 9-2).
     #[error("`{0}` is no VLAN id; those are 1 to 4094")]
     NotAVlan(String),
+    /// Not a process's id.
+    #[error("`{0}` is no process id; those are 1 to 2147483647")]
+    NotAProcess(String),
     /// The kernel accepts no such name for an interface.
     #[error("`{name}` is no name of an interface: {why}")]
     InterfaceName {
@@ -232,6 +237,38 @@ impl FromStr for VlanId {
     }
 }
 
+/// A process's id, 1 to 2147483647.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct ProcessId(u32);
+
+impl ProcessId {
+    /// The id as a number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for ProcessId {
+    type Error = PortSpecError;
+
+    fn try_from(number: i64) -> Result<ProcessId, PortSpecError> {
+        match i32::try_from(number) {
+            Ok(pid @ 1..) => Ok(ProcessId(pid.unsigned_abs())),
+            _ => Err(PortSpecError::NotAProcess(number.to_string())),
+        }
+    }
+}
+
+impl FromStr for ProcessId {
+    type Err = PortSpecError;
+
+    fn from_str(text: &str) -> Result<ProcessId, PortSpecError> {
+        let number: i64 = text.parse().map_err(|_| PortSpecError::NotAProcess(text.to_owned()))?;
+        ProcessId::try_from(number)
+    }
+}
+
 fn vlan_mode(access: Option<VlanId>, trunk: Option<Vec<VlanId>>) -> Result<VlanMode, PortSpecError> {
     let vlans = match (access, trunk) {
         (None, None) => return Ok(VlanMode::Transparent),
@@ -269,7 +306,7 @@ impl FromStr for PortSpec {
             _ => return Err(PortSpecError::NoKind(device.to_owned())),
         };
 
-        let (mut name, mut access, mut trunk) = (None, None, None);
+        let (mut name, mut access, mut trunk, mut vm) = (None, None, None, None);
         for option in parts {
             match option.split_once('=') {
                 Some(("name", value)) => set_once("name", &mut name, PortName::try_from(value.to_owned())?)?,
@@ -278,12 +315,13 @@ impl FromStr for PortSpec {
                     let vlans = value.split('+').map(str::parse).collect::<Result<Vec<VlanId>, _>>()?;
                     set_once("trunk", &mut trunk, vlans)?;
                 }
+                Some(("vm", value)) => set_once("vm", &mut vm, value.parse()?)?,
                 _ => return Err(PortSpecError::UnknownOption(option.to_owned())),
             }
         }
 
         let name = name.map_or_else(|| PortName::of(attachment.interface()), Ok)?;
-        Ok(PortSpec { attachment, name, vlan: vlan_mode(access, trunk)? })
+        Ok(PortSpec { attachment, name, vlan: vlan_mode(access, trunk)?, vm })
     }
 }
 
@@ -297,6 +335,7 @@ pub(crate) struct PortTable {
     name: Option<PortName>,
     access: Option<VlanId>,
     trunk: Option<Vec<VlanId>>,
+    vm: Option<ProcessId>,
 }
 
 impl TryFrom<PortTable> for PortSpec {
@@ -309,7 +348,7 @@ impl TryFrom<PortTable> for PortSpec {
             _ => return Err(PortSpecError::NotOneAttachment),
         };
         let name = table.name.map_or_else(|| PortName::of(attachment.interface()), Ok)?;
-        Ok(PortSpec { attachment, name, vlan: vlan_mode(table.access, table.trunk)? })
+        Ok(PortSpec { attachment, name, vlan: vlan_mode(table.access, table.trunk)?, vm: table.vm })
     }
 }
 
@@ -330,14 +369,15 @@ mod tests {
     fn specs_are_read() {
         let tap = Attachment::Tap(interface("hp0"));
         let packet = Attachment::Packet(interface("eth0.7"));
-        for (text, attachment, name, vlan) in [
-            ("tap:hp0", &tap, "hp0", VlanMode::Transparent),
-            ("packet:eth0.7", &packet, "eth0.7", VlanMode::Transparent),
-            ("tap:hp0,name=web", &tap, "web", VlanMode::Transparent),
-            ("tap:hp0,access=10", &tap, "hp0", VlanMode::Access(10)),
-            ("tap:hp0,trunk=30+10+4094,name=up", &tap, "up", VlanMode::Trunk(vec![10, 30, 4094])),
+        for (text, attachment, name, vlan, vm) in [
+            ("tap:hp0", &tap, "hp0", VlanMode::Transparent, None),
+            ("packet:eth0.7", &packet, "eth0.7", VlanMode::Transparent, None),
+            ("tap:hp0,name=web", &tap, "web", VlanMode::Transparent, None),
+            ("tap:hp0,access=10", &tap, "hp0", VlanMode::Access(10), None),
+            ("tap:hp0,trunk=30+10+4094,name=up", &tap, "up", VlanMode::Trunk(vec![10, 30, 4094]), None),
+            ("packet:eth0.7,vm=4242", &packet, "eth0.7", VlanMode::Transparent, Some(ProcessId(4242))),
         ] {
-            let spec = PortSpec { attachment: attachment.clone(), name: port(name), vlan };
+            let spec = PortSpec { attachment: attachment.clone(), name: port(name), vlan, vm };
             assert_eq!(text.parse(), Ok(spec), "{text}");
         }
     }
@@ -347,7 +387,7 @@ mod tests {
     fn nonsense_is_refused_by_name() {
         let vlans = "is no VLAN id; those are 1 to 4094";
         let kinds = "does not say what the port is; write tap:NAME or packet:INTERFACE, for example tap:hp0";
-        let options = "is no option of a port; there are name=NAME, access=VID and trunk=VID+VID";
+        let options = "is no option of a port; there are name=NAME, access=VID, trunk=VID+VID and vm=PID";
         for (text, message) in [
             ("", format!("`` {kinds}")),
             ("hp0", format!("`hp0` {kinds}")),
@@ -372,6 +412,9 @@ mod tests {
             ("tap:hp0,access=ten", format!("`ten` {vlans}")),
             ("tap:hp0,trunk=", format!("`` {vlans}")),
             ("tap:hp0,trunk=1+99999999999999999999", format!("`99999999999999999999` {vlans}")),
+            ("tap:hp0,vm=0", "`0` is no process id; those are 1 to 2147483647".into()),
+            ("tap:hp0,vm=qemu", "`qemu` is no process id; those are 1 to 2147483647".into()),
+            ("tap:hp0,vm=1,vm=2", "`vm` is given twice".into()),
             ("tap:hp0,trunk=7+9+7", "VLAN 7 is listed twice".into()),
             (
                 "tap:hp0,access=1,trunk=2",

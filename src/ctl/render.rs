@@ -23,6 +23,7 @@ pub fn render_ports(ports: &[PortStatus]) -> String {
         Column::left("device"),
         Column::left("state"),
         Column::left("vlan"),
+        Column::left("vm"),
         Column::right("tx frames"),
         Column::right("tx bytes"),
         Column::right("tx drops"),
@@ -48,6 +49,7 @@ pub fn render_ports(ports: &[PortStatus]) -> String {
             format!("{}:{}", port.kind, port.device),
             state.to_owned(),
             port.vlan.to_string(),
+            port.vm.to_string(),
             count(port.tx.frames),
             bytes(port.tx.bytes),
             count(port.tx.drops.total()),
@@ -171,7 +173,7 @@ pub fn render_drops(drops: &Drops) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::status::{Traffic, VlanStatus};
+    use super::super::status::{Traffic, VlanStatus, VmSource, VmState, VmStatus};
     use super::*;
     use hyper_switch_dataplane::api::DropReason;
 
@@ -189,6 +191,7 @@ mod tests {
             device: "hp0".into(),
             state: PortState::Up,
             vlan: VlanStatus::Access { vid: 10 },
+            vm: VmStatus { source: VmSource::Bpf, state: Some(VmState::Blocked), core: None },
             tx: traffic(1_234_567, 1_500_000_000, &[(DropReason::Truncated, 2)]),
             rx: traffic(3, 180, &[]),
             in_flight: 1,
@@ -202,6 +205,7 @@ mod tests {
             device: "eth1".into(),
             state: PortState::Down { reason: "the interface is gone".into() },
             vlan: VlanStatus::Trunk { vids: vec![10, 20] },
+            vm: VmStatus::default(),
             tx: Traffic::default(),
             rx: Traffic::default(),
             in_flight: 0,
@@ -209,9 +213,9 @@ mod tests {
             upcalls: 0,
         };
         let expected = "\
-id  port  device       state  vlan         tx frames  tx bytes  tx drops  rx frames  rx bytes  rx drops  queued  in flight  upcalls
- 0  web   tap:hp0      up     access 10    1,234,567   1.50 GB         2          3     180 B         0      64          1        2
-11  up    packet:eth1  down   trunk 10+20          0       0 B         0          0       0 B         0       0          0        0
+id  port  device       state  vlan         vm             tx frames  tx bytes  tx drops  rx frames  rx bytes  rx drops  queued  in flight  upcalls
+ 0  web   tap:hp0      up     access 10    blocked (bpf)  1,234,567   1.50 GB         2          3     180 B         0      64          1        2
+11  up    packet:eth1  down   trunk 10+20  unknown                0       0 B         0          0       0 B         0       0          0        0
 up is down: the interface is gone
 ";
         assert_eq!(render(&Answer::Ports(vec![web, up])), expected);

@@ -3,7 +3,9 @@
 //! `tx` and `rx` are the VM's. Times are spans in milliseconds, as no clock is shared with the asker.
 
 use super::protocol::{Answer, Query, Refusal};
+use crate::host::RunSource;
 use hyper_switch_dataplane::api::{DropReason, VlanMode};
+use hyper_switch_dataplane::host::RunState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,6 +52,9 @@ pub struct PortStatus {
     pub state: PortState,
     /// Its part in VLANs.
     pub vlan: VlanStatus,
+    /// What its VM does.
+    #[serde(default)]
+    pub vm: VmStatus,
     /// What its VM sent.
     pub tx: Traffic,
     /// What its VM received.
@@ -73,6 +78,79 @@ pub enum PortState {
         /// Why, as a sentence.
         reason: String,
     },
+}
+
+/// What a VM does, and who says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// Who says so.
+    pub source: VmSource,
+    /// What it does; `None` if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<VmState>,
+    /// The core of the machine on which it runs; `None` if it does not, or if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub core: Option<u16>,
+}
+
+/// Who tells what a VM does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmSource {
+    /// The scheduler, by a BPF program.
+    Bpf,
+    /// The VM itself.
+    #[serde(rename = "own word")]
+    OwnWord,
+    /// Nobody.
+    #[default]
+    Unknown,
+}
+
+/// What a VM does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmState {
+    /// It executes.
+    Running,
+    /// It would, but another has its core.
+    Preempted,
+    /// It waits for an event.
+    Blocked,
+}
+
+impl From<(Option<RunState>, RunSource)> for VmStatus {
+    fn from((state, source): (Option<RunState>, RunSource)) -> VmStatus {
+        let (state, core) = match state {
+            Some(RunState::Running(core)) => (Some(VmState::Running), Some(core.0)),
+            Some(RunState::Preempted) => (Some(VmState::Preempted), None),
+            Some(RunState::Blocked) => (Some(VmState::Blocked), None),
+            None => (None, None),
+        };
+        match source {
+            RunSource::Bpf => VmStatus { source: VmSource::Bpf, state, core },
+            // It does not know its core.
+            RunSource::OwnWord => VmStatus { source: VmSource::OwnWord, state, core: None },
+            RunSource::Unknown => VmStatus::default(),
+        }
+    }
+}
+
+impl fmt::Display for VmStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.state, self.core) {
+            (None, _) => f.write_str("unknown")?,
+            (Some(VmState::Running), Some(core)) => write!(f, "running on {core}")?,
+            (Some(VmState::Running), None) => f.write_str("running")?,
+            (Some(VmState::Preempted), _) => f.write_str("preempted")?,
+            (Some(VmState::Blocked), _) => f.write_str("blocked")?,
+        }
+        match self.source {
+            VmSource::Bpf => f.write_str(" (bpf)"),
+            VmSource::OwnWord => f.write_str(" (own word)"),
+            VmSource::Unknown => Ok(()),
+        }
+    }
 }
 
 /// A port's part in VLANs.
@@ -279,6 +357,7 @@ pub struct CoreStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper_switch_dataplane::host::CoreId;
 
     /// Drops add up by reason, those that never happened are left out, and the most frequent come first.
     #[test]
@@ -292,6 +371,36 @@ mod tests {
         assert_eq!(Drops::reason("of_a_newer_daemon"), None);
     }
 
+    /// Who says it stands behind what a VM does, and nothing is said of the core that nobody knows.
+    #[test]
+    fn a_vms_state_names_its_source() {
+        let running = Some(RunState::Running(CoreId(3)));
+        for (seen, text, json) in [
+            (
+                (running, RunSource::Bpf),
+                "running on 3 (bpf)",
+                r#"{"source":"bpf","state":"running","core":3}"#,
+            ),
+            (
+                (running, RunSource::OwnWord),
+                "running (own word)",
+                r#"{"source":"own word","state":"running"}"#,
+            ),
+            (
+                (Some(RunState::Preempted), RunSource::Bpf),
+                "preempted (bpf)",
+                r#"{"source":"bpf","state":"preempted"}"#,
+            ),
+            ((None, RunSource::Bpf), "unknown (bpf)", r#"{"source":"bpf"}"#),
+            ((None, RunSource::Unknown), "unknown", r#"{"source":"unknown"}"#),
+        ] {
+            let status = VmStatus::from(seen);
+            assert_eq!(status.to_string(), text);
+            assert_eq!(serde_json::to_string(&status).unwrap(), json);
+            assert_eq!(serde_json::from_str::<VmStatus>(json).unwrap(), status);
+        }
+    }
+
     /// A port's state is one flat word in JSON, as the example of `ctl --help` filters by it.
     #[test]
     fn a_port_is_flat_in_json() {
@@ -302,6 +411,7 @@ mod tests {
             device: "hp0".into(),
             state: PortState::Down { reason: "the interface is gone".into() },
             vlan: VlanStatus::from(&VlanMode::Access(7)),
+            vm: VmStatus::from((Some(RunState::Running(CoreId(1))), RunSource::Bpf)),
             tx: Traffic { frames: 1, bytes: 60, drops: [(DropReason::Truncated, 1)].into_iter().collect() },
             rx: Traffic::default(),
             in_flight: 0,
@@ -312,6 +422,7 @@ mod tests {
         assert_eq!(json["state"], "down");
         assert_eq!(json["reason"], "the interface is gone");
         assert_eq!(json["vlan"], serde_json::json!({"mode": "access", "vid": 7}));
+        assert_eq!(json["vm"], serde_json::json!({"source": "bpf", "state": "running", "core": 1}));
         assert_eq!(json["tx"]["drops"], serde_json::json!({"truncated": 1}));
         assert_eq!(serde_json::from_value::<PortStatus>(json).unwrap(), port);
     }

@@ -16,11 +16,13 @@
 mod bell;
 mod runtime;
 mod service;
+mod vm_threads;
 mod worker;
 
 pub use bell::{Bell, GuestBell};
 pub use runtime::{AttachFailure, Entrance, HostConfig, NetDevice, Runtime};
 pub use service::Snapshot;
+pub use vm_threads::VmThreads;
 
 use arc_swap::ArcSwapOption;
 use crossbeam_channel::Sender;
@@ -35,20 +37,51 @@ pub fn now() -> Nanos {
     Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
+/// Who tells a VM's run state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunSource {
+    /// The VM itself, a thread of this process: it blocks in one place only.
+    OwnWord,
+    /// The scheduler.
+    Bpf,
+    /// Nobody.
+    Unknown,
+}
+
 /// What the switch asks of this process.
 pub struct ThreadHost {
     bells: Box<[ArcSwapOption<GuestBell>]>,
+    vms: Box<[ArcSwapOption<VmThreads>]>,
     timers: Sender<(PortId, Nanos)>,
 }
 
 impl ThreadHost {
     fn new(ports: usize, timers: Sender<(PortId, Nanos)>) -> ThreadHost {
-        ThreadHost { bells: (0..ports).map(|_| ArcSwapOption::empty()).collect(), timers }
+        let bells = (0..ports).map(|_| ArcSwapOption::empty()).collect();
+        let vms = (0..ports).map(|_| ArcSwapOption::empty()).collect();
+        ThreadHost { bells, vms, timers }
     }
 
     /// Has `bell` rung for notifications of `vm`; none for no longer.
     fn set_bell(&self, vm: PortId, bell: Option<Arc<GuestBell>>) {
         self.bells[usize::from(vm.0)].store(bell);
+    }
+
+    /// Has these threads tell the run state of `vm`; none for no longer.
+    fn set_threads(&self, vm: PortId, threads: Option<Arc<VmThreads>>) {
+        self.vms[usize::from(vm.0)].store(threads);
+    }
+
+    /// What `vm` does, if anybody knows, and who says so.
+    fn seen(&self, vm: PortId) -> (Option<RunState>, RunSource) {
+        let vm = usize::from(vm.0);
+        if let Some(bell) = &*self.bells[vm].load() {
+            return (Some(bell.run_state()), RunSource::OwnWord);
+        }
+        match &*self.vms[vm].load() {
+            Some(threads) => (threads.run_state(), RunSource::Bpf),
+            None => (None, RunSource::Unknown),
+        }
     }
 }
 
@@ -58,11 +91,8 @@ impl Host for ThreadHost {
     }
 
     fn run_state(&self, vm: PortId) -> RunState {
-        match &*self.bells[usize::from(vm.0)].load() {
-            Some(bell) => bell.run_state(),
-            // A device has no state of its own: whatever comes, it takes.
-            None => RunState::Blocked,
-        }
+        // A VM of which nothing is known is taken as one that waits: it is told at once.
+        self.seen(vm).0.unwrap_or(RunState::Blocked)
     }
 
     fn home(&self, _vm: PortId) -> CoreId {

@@ -2,14 +2,14 @@
 
 use super::service::{Channels, Service, ServiceHandle, Snapshot};
 use super::worker::Worker;
-use super::{Bell, GuestBell, ThreadHost, now};
+use super::{Bell, GuestBell, RunSource, ThreadHost, VmThreads, now};
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use hyper_switch_controlplane::control_plane::ControlPlane;
 use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
 use hyper_switch_controlplane::mac::MacEntry;
 use hyper_switch_dataplane::api::{Event, Nanos, PortId, Request, VlanMode};
 use hyper_switch_dataplane::counters::CoreActivity;
-use hyper_switch_dataplane::host::CoreId;
+use hyper_switch_dataplane::host::{CoreId, RunState};
 use hyper_switch_dataplane::{
     AttachError, Backend, CoreContext, PortConfig, Switch, SwitchConfig, VmBackend,
 };
@@ -178,6 +178,16 @@ impl Runtime {
     fn attach(&self, config: PortConfig, bell: Option<Arc<GuestBell>>) -> Result<PortId, AttachFailure> {
         let attached = self.service.ask(move |service| service.attach(config, bell));
         Ok(attached.ok_or(AttachFailure::Stopping)??)
+    }
+
+    /// Has the threads of another process tell the run state of the VM behind a port.
+    pub fn watch_vm(&self, port: PortId, threads: VmThreads) {
+        self.service.ask(move |service| service.watch_vm(port, Arc::new(threads)));
+    }
+
+    /// What the VM behind a port does, if anybody knows, and who says so.
+    pub fn run_state(&self, port: PortId) -> (Option<RunState>, RunSource) {
+        self.host.seen(port)
     }
 
     /// Detaches a port. Its last frames are completed behind the scenes.

@@ -4,7 +4,7 @@
 //! core has passed them, lets timers fire, and does what the rest of the process asks ([`Service::ask`] of its
 //! handle). It sleeps until one of these comes.
 
-use super::{Bell, GuestBell, ThreadHost, now};
+use super::{Bell, GuestBell, ThreadHost, VmThreads, now};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use hyper_switch_dataplane::api::{Event, FlowRecord, Nanos, PortId, Request};
 use hyper_switch_dataplane::{
@@ -17,6 +17,9 @@ use std::time::Duration;
 /// How long until a barrier that some core has not passed is looked at again. A core is inside the switch for
 /// microseconds, unless the scheduler takes its thread off a processor there.
 const BARRIER_RETRY: Duration = Duration::from_micros(200);
+
+/// How often the threads of a VM that is another process are looked for.
+const RESCAN: Duration = Duration::from_secs(1);
 
 /// Something that the process asks of the service.
 pub(super) type Order = Box<dyn FnOnce(&mut Service) + Send>;
@@ -81,6 +84,12 @@ pub(super) struct Service {
     barriers: Vec<(u64, Barrier)>,
     /// Ports that were reported as broken.
     broken: HashSet<PortId>,
+    /// The VMs whose threads are watched, and when they are looked for next.
+    vms: Vec<(PortId, Arc<VmThreads>)>,
+    /// Threads that nobody asks any more, but who asked for the last time may still do: it must not be the data path
+    /// that lets go of them, which takes system calls.
+    retired: Vec<Arc<VmThreads>>,
+    rescan_at: Nanos,
     detaching: bool,
     stopping: bool,
 }
@@ -100,6 +109,9 @@ impl Service {
             timers: Timers::default(),
             barriers: Vec::new(),
             broken: HashSet::new(),
+            vms: Vec::new(),
+            retired: Vec::new(),
+            rescan_at: Nanos::default(),
             detaching: false,
             stopping: false,
         }
@@ -125,6 +137,7 @@ impl Service {
                 recv(alarm) -> _ => {}
             }
             self.fire_timers();
+            self.rescan();
             self.answer_barriers();
             if self.detaching {
                 self.detaching = !self.control.reap(&mut self.cx, &*self.host);
@@ -137,7 +150,8 @@ impl Service {
         if self.detaching || !self.barriers.is_empty() {
             return Some(BARRIER_RETRY);
         }
-        self.timers.next().map(|at| at.since(now()))
+        let rescan = self.rescans().then_some(self.rescan_at);
+        self.timers.next().into_iter().chain(rescan).min().map(|at| at.since(now()))
     }
 
     fn fire_timers(&mut self) {
@@ -146,6 +160,40 @@ impl Service {
             let entered = switch.expire(&mut self.cx, &*self.host, port);
             self.after_entry(entered);
         }
+    }
+
+    /// Looks for threads of VMs that came and went, if it is time.
+    fn rescan(&mut self) {
+        if now() < self.rescan_at || !self.rescans() {
+            return;
+        }
+        self.rescan_at = now().after(RESCAN);
+        self.retired.clear();
+        for (port, threads) in std::mem::take(&mut self.vms) {
+            match threads.rescan() {
+                Ok(None) => self.vms.push((port, threads)),
+                Ok(Some(others)) => {
+                    self.watch_vm(port, Arc::new(others));
+                    self.retired.push(threads);
+                }
+                Err(error) => {
+                    let port_id = port.0;
+                    tracing::warn!(port = port_id, %error, "the run state of the port's VM is not known any more");
+                    self.host.set_threads(port, None);
+                    self.retired.push(threads);
+                }
+            }
+        }
+    }
+
+    fn rescans(&self) -> bool {
+        !self.vms.is_empty() || !self.retired.is_empty()
+    }
+
+    /// Has `threads` tell the run state of the VM behind a port.
+    pub(super) fn watch_vm(&mut self, id: PortId, threads: Arc<VmThreads>) {
+        self.host.set_threads(id, Some(threads.clone()));
+        self.vms.push((id, threads));
     }
 
     fn after_entry(&mut self, entered: Entered) {
@@ -239,6 +287,9 @@ impl Service {
     /// Detaches a port and tells the control plane.
     pub(super) fn detach(&mut self, id: PortId) {
         if self.control.detach(id) {
+            self.host.set_threads(id, None);
+            let gone = self.vms.extract_if(.., |(port, _)| *port == id);
+            self.retired.extend(gone.map(|(_, threads)| threads));
             self.detaching = true;
             if !self.broken.remove(&id) {
                 self.tell(Event::PortRemoved(id));

@@ -6,6 +6,7 @@
 //! | [`world`] | the daemon's process, the guests on its ports, a VMM |
 //! | [`traffic`] | what guests send each other |
 //! | [`tap_ports`], [`packet_ports`], [`vlans`] | what arrives, and what the daemon says of it |
+//! | [`run_state`] | what the daemon knows of the VMs behind its ports |
 //! | [`losses`] | interfaces that vanish, links that go down, addresses that move |
 //! | [`refusals`] | daemons that do not start, or do so in the place of one that was killed |
 //!
@@ -20,12 +21,14 @@
 mod losses;
 mod packet_ports;
 mod refusals;
+mod run_state;
 mod tap_ports;
 mod traffic;
 mod vlans;
 mod world;
 
 use hyper_switch_pvnet::namespace::Namespace;
+use hyper_switch_pvnet::sched::Watcher;
 use libtest_mimic::{Arguments, Completion, Trial};
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -42,6 +45,8 @@ fn main() -> ExitCode {
         ("a_vmm_that_goes_takes_its_port_down_alone", KERNEL, losses::vmm_gone),
         ("a_link_that_is_down_costs_nothing_and_comes_back", KERNEL, losses::link_down),
         ("traffic_follows_an_address_that_moves", KERNEL, losses::address_moves),
+        ("a_ports_vm_is_seen_to_block_to_run_and_to_end", BPF, run_state::seen),
+        ("without_bpf_a_ports_vm_is_unknown_and_the_daemon_goes_on", SETPRIV, run_state::refused),
         ("a_port_that_cannot_be_had_is_named_with_the_reason", KERNEL, refusals::ports),
         ("without_rights_the_daemon_says_so", KERNEL, refusals::rights),
         ("a_socket_of_a_living_daemon_is_refused_and_that_of_a_killed_one_taken", KERNEL, refusals::socket),
@@ -62,6 +67,8 @@ fn main() -> ExitCode {
 
 type Need = fn() -> Option<String>;
 const KERNEL: &[Need] = &[namespaces, tun, iproute2];
+const BPF: &[Need] = &[namespaces, tun, iproute2, bpf];
+const SETPRIV: &[Need] = &[namespaces, tun, iproute2, setpriv];
 
 fn namespaces() -> Option<String> {
     let error = Namespace::new().err()?;
@@ -76,4 +83,13 @@ fn tun() -> Option<String> {
 fn iproute2() -> Option<String> {
     let error = Command::new("ip").arg("-V").output().err()?;
     Some(format!("needs the command ip of iproute2 ({error})"))
+}
+
+fn bpf() -> Option<String> {
+    Watcher::get().err().map(|error| error.to_string())
+}
+
+fn setpriv() -> Option<String> {
+    let error = Command::new("setpriv").arg("--version").output().err()?;
+    Some(format!("needs the command setpriv of util-linux ({error})"))
 }

@@ -77,7 +77,7 @@ impl Tracepoint {
     }
 }
 
-/// The field of a line such as `field:pid_t prev_pid;	offset:24;	size:4;	signed:1;`, if it is called `name`.
+/// The field of a line such as `field:pid_t prev_pid; offset:24; size:4; signed:1;`, if it is called `name`.
 fn parse_field(line: &str, name: &str) -> Option<Field> {
     let mut parts = line.split(';').map(str::trim);
     let declared = parts.next()?.strip_prefix("field:")?;

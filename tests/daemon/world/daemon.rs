@@ -37,14 +37,30 @@ impl Daemon {
 
     /// As [`Daemon::start`], with a worker for each of these cores.
     pub fn start_on(place: &Place, ports: &[&str], cores: Option<&str>) -> Daemon {
-        let mut daemon = Daemon::launch_with(place, ports, PROGRAM, |command| {
+        Daemon::launch_with(place, ports, PROGRAM, |command| {
             command.args(cores.map(|cores| format!("--cores={cores}")));
-        });
+        })
+        .answering()
+    }
+
+    /// As [`Daemon::start`], with the right to use the network and no other.
+    pub fn start_without_bpf(place: &Place, ports: &[&str]) -> Daemon {
+        Daemon::launch_with(place, ports, "setpriv", |command| {
+            let daemon = std::mem::replace(command, Command::new("setpriv"));
+            command.args(["--bounding-set=-all,+net_admin,+net_raw", PROGRAM]).args(daemon.get_args());
+            command.env_remove("RUST_LOG");
+        })
+        .answering()
+    }
+
+    /// Waits until it answers.
+    fn answering(mut self) -> Daemon {
+        let daemon = &mut self;
         eventually("the daemon answers", || {
             assert!(daemon.child.try_wait().unwrap().is_none(), "it ended: {}", daemon.log());
             daemon.ctl("stats")
         });
-        daemon
+        self
     }
 
     /// Starts a daemon with these ports, which may fail.
