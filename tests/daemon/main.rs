@@ -67,8 +67,8 @@ fn main() -> ExitCode {
 
 type Need = fn() -> Option<String>;
 const KERNEL: &[Need] = &[namespaces, tun, iproute2];
-const BPF: &[Need] = &[namespaces, tun, iproute2, bpf];
 const SETPRIV: &[Need] = &[namespaces, tun, iproute2, setpriv];
+const BPF: &[Need] = &[namespaces, tun, iproute2, bpf];
 
 fn namespaces() -> Option<String> {
     let error = Namespace::new().err()?;

@@ -6,6 +6,7 @@ use hyper_switch::ctl::status::{FlowStatus, MacStatus, PortState, PortStatus, St
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
@@ -45,12 +46,12 @@ impl Daemon {
 
     /// As [`Daemon::start`], with the right to use the network and no other.
     pub fn start_without_bpf(place: &Place, ports: &[&str]) -> Daemon {
-        Daemon::launch_with(place, ports, "setpriv", |command| {
-            let daemon = std::mem::replace(command, Command::new("setpriv"));
-            command.args(["--bounding-set=-all,+net_admin,+net_raw", PROGRAM]).args(daemon.get_args());
-            command.env_remove("RUST_LOG");
-        })
-        .answering()
+        let program = place.folder.path().join("network-only");
+        let script =
+            format!("#!/bin/sh\nexec setpriv --bounding-set=-all,+net_admin,+net_raw {PROGRAM} \"$@\"\n");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        Daemon::launch_with(place, ports, &program, |_| ()).answering()
     }
 
     /// Waits until it answers.
