@@ -11,6 +11,10 @@
 //! | [`daemon`] | what `run` runs |
 //! | [`pair`] | what `pair` measures |
 //! | [`host`] | the thread host: workers, service, control plane |
+//! | [`experiment`] | what a matrix of measurements came to: table, CSV, JSON, a page with figures |
+//! | [`plot`] | figures as SVG |
+//! | [`machine`] | the machine that something was measured on |
+//! | [`optimisations`] | the three optimisations, as the user writes them |
 //! | [`table`] | plain text tables, and numbers as people read them |
 //! | [`exit`] | failures and exit codes |
 
@@ -22,9 +26,13 @@ pub mod core_list;
 pub mod ctl;
 pub mod daemon;
 pub mod exit;
+pub mod experiment;
 pub mod host;
 pub mod log_filter;
+pub mod machine;
+pub mod optimisations;
 pub mod pair;
+pub mod plot;
 pub mod port_spec;
 pub mod progress;
 pub mod report;

@@ -1,0 +1,336 @@
+//! Figures: data in, a picture as SVG out. Nothing here knows what is plotted.
+//!
+//! A figure has to be readable in grey, so lines differ by their markers and bars by their shade; and it has to show
+//! how sure its numbers are, so every value may have a spread, drawn as an error bar.
+
+use plotters::coord::Shift;
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+use std::error::Error;
+use std::f64::consts::TAU;
+
+/// A picture's width and height, in pixels of the SVG.
+const PICTURE: (u32, u32) = (900, 420);
+/// The part of the width that the legend takes.
+const LEGEND_WIDTH: u32 = 210;
+/// Between two entries of the legend.
+const LEGEND_STEP: i32 = 24;
+/// From a marker's middle to its corners.
+const MARKER_RADIUS: f64 = 6.0;
+/// From the middle of an error bar's end to its side.
+const ERROR_BAR_END: i32 = 4;
+const FONT: &str = "sans-serif";
+const LABEL_SIZE: i32 = 14;
+/// Corners and rotation, in turns, of the markers. The first is round enough to be a circle.
+const MARKERS: [(u32, f64); 6] = [(24, 0.0), (4, 0.125), (3, -0.25), (4, 0.0), (3, 0.25), (5, -0.25)];
+/// Okabe and Ito's colours (2008), which people who see red and green alike tell apart; without the pale yellow.
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 0, 0),
+];
+/// The palest and the darkest bar.
+const SHADES: [RGBColor; 2] = [RGBColor(198, 219, 239), RGBColor(33, 113, 181)];
+
+/// A value with its spread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Value {
+    /// What is drawn as the point or the bar.
+    pub middle: f64,
+    /// The lower end of the error bar.
+    pub low: f64,
+    /// The upper end of the error bar.
+    pub high: f64,
+}
+
+/// Lines over a number.
+#[derive(Clone, Debug)]
+pub struct Lines {
+    /// What it shows.
+    pub title: String,
+    /// The horizontal axis, with its unit.
+    pub x_axis: String,
+    /// The vertical axis, with its unit. It begins at 0.
+    pub y_axis: String,
+    /// Each line: its name, and its values by where they are on the horizontal axis, in that order.
+    pub series: Vec<(String, Vec<(f64, Value)>)>,
+}
+
+/// Bars that stand side by side in groups.
+#[derive(Clone, Debug)]
+pub struct Bars {
+    /// What it shows.
+    pub title: String,
+    /// What the groups are.
+    pub x_axis: String,
+    /// The vertical axis, with its unit. It begins at 0.
+    pub y_axis: String,
+    /// The names of the groups.
+    pub groups: Vec<String>,
+    /// Each series: its name, and its bar in each group, where it has one.
+    pub series: Vec<(String, Vec<Option<Value>>)>,
+}
+
+impl Lines {
+    /// The figure as an SVG document.
+    pub fn to_svg(&self) -> String {
+        picture(|area| self.draw(area))
+    }
+
+    fn draw(&self, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
+        let (chart, legend) = area.split_horizontally(PICTURE.0 - LEGEND_WIDTH);
+        let values = || self.series.iter().flat_map(|(_, values)| values);
+        let mut ticks: Vec<f64> = values().map(|(x, _)| *x).collect();
+        ticks.sort_by(f64::total_cmp);
+        ticks.dedup();
+        let end = ticks.last().copied().unwrap_or(1.0) * 1.05;
+        let ticks = Ticks { end, at: ticks.into_iter().map(|x| (x, x.to_string())).collect() };
+        let y_end = top(values().map(|(_, value)| value));
+        let mut chart = axes(&chart, &self.title, (&self.x_axis, ticks), (&self.y_axis, y_end))?;
+        for (index, (name, values)) in self.series.iter().enumerate() {
+            let colour = COLOURS[index % COLOURS.len()];
+            let line = values.iter().map(|(x, value)| (*x, value.middle));
+            chart.draw_series(LineSeries::new(line.clone(), colour.stroke_width(2)))?;
+            values.iter().try_for_each(|(x, value)| error_bar(&mut chart, *x, value, colour))?;
+            chart
+                .draw_series(line.map(|at| EmptyElement::at(at) + Polygon::new(marker(index, (0, 0)), colour)))?;
+            let y = 50 + LEGEND_STEP * index as i32;
+            legend.draw(&PathElement::new([(0, y), (36, y)], colour.stroke_width(2)))?;
+            legend.draw(&Polygon::new(marker(index, (18, y)), colour))?;
+            legend.draw(&Text::new(name.clone(), (44, y - LABEL_SIZE / 3), (FONT, LABEL_SIZE)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Bars {
+    /// The figure as an SVG document.
+    pub fn to_svg(&self) -> String {
+        picture(|area| self.draw(area))
+    }
+
+    fn draw(&self, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
+        let (chart, legend) = area.split_horizontally(PICTURE.0 - LEGEND_WIDTH);
+        let y_end = top(self.series.iter().flat_map(|(_, values)| values.iter().flatten()));
+        let middle = |(group, name): (usize, &String)| (group as f64 + 0.5, name.clone());
+        let ticks = Ticks {
+            end: self.groups.len().max(1) as f64,
+            at: self.groups.iter().enumerate().map(middle).collect(),
+        };
+        let mut chart = axes(&chart, &self.title, (&self.x_axis, ticks), (&self.y_axis, y_end))?;
+        // A fifth of a group's width is left free on the whole.
+        let width = 0.8 / self.series.len() as f64;
+        for (index, (name, values)) in self.series.iter().enumerate() {
+            let shade = shade(index, self.series.len());
+            let left = |group: usize| group as f64 + 0.1 + width * index as f64;
+            let bars = || values.iter().enumerate().filter_map(|(group, value)| Some((left(group), (*value)?)));
+            chart.draw_series(
+                bars().map(|(x, value)| Rectangle::new([(x, 0.0), (x + width, value.middle)], shade.filled())),
+            )?;
+            bars().try_for_each(|(x, value)| error_bar(&mut chart, x + width / 2.0, &value, BLACK))?;
+            let y = 50 + LEGEND_STEP * index as i32;
+            legend.draw(&Rectangle::new([(8, y - 8), (28, y + 8)], shade.filled()))?;
+            legend.draw(&Text::new(name.clone(), (44, y - LABEL_SIZE / 3), (FONT, LABEL_SIZE)))?;
+        }
+        Ok(())
+    }
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Axes = Cartesian2d<Ticks, RangedCoordf64>;
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Axes>;
+
+fn picture(draw: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn Error>>) -> String {
+    let mut svg = String::new();
+    let area = SVGBackend::with_string(&mut svg, PICTURE).into_drawing_area();
+    area.fill(&WHITE)
+        .map_err(Into::into)
+        .and_then(|()| draw(&area))
+        .and_then(|()| Ok(area.present()?))
+        .expect("nothing fails that is drawn into memory");
+    drop(area);
+    svg
+}
+
+/// The horizontal axis: from 0 to `end`, with a label at each of some places.
+struct Ticks {
+    end: f64,
+    at: Vec<(f64, String)>,
+}
+
+impl Ranged for Ticks {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (left, right): (i32, i32)) -> i32 {
+        left + (f64::from(right - left) * value / self.end).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
+        self.at.iter().map(|(x, _)| *x).collect()
+    }
+
+    fn range(&self) -> std::ops::Range<f64> {
+        0.0..self.end
+    }
+}
+
+impl ValueFormatter<f64> for Ticks {
+    fn format_ext(&self, value: &f64) -> String {
+        self.at.iter().find(|(x, _)| x == value).map(|(_, name)| name.clone()).unwrap_or_default()
+    }
+}
+
+/// Draws the title and the axes, each with what it shows.
+fn axes<'a, 'b>(
+    area: &'a Area<'b>,
+    title: &str,
+    (x_axis, ticks): (&str, Ticks),
+    (y_axis, y_end): (&str, f64),
+) -> Result<Chart<'a, 'b>, Box<dyn Error>> {
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, (FONT, 18))
+        .margin(12)
+        .x_label_area_size(48)
+        .y_label_area_size(72)
+        .build_cartesian_2d(ticks, 0.0..y_end)?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE.mix(0.0))
+        .disable_x_mesh()
+        .x_desc(x_axis)
+        .y_desc(y_axis)
+        .label_style((FONT, LABEL_SIZE))
+        .draw()?;
+    Ok(chart)
+}
+
+/// Where the vertical axis ends, so that all values are on it.
+fn top<'v>(values: impl Iterator<Item = &'v Value>) -> f64 {
+    match values.map(|value| value.high).fold(0.0, f64::max) {
+        0.0 => 1.0,
+        highest => highest * 1.08,
+    }
+}
+
+/// The lines of an error bar; none where there is no spread.
+fn error_bar(chart: &mut Chart<'_, '_>, x: f64, value: &Value, colour: RGBColor) -> Result<(), Box<dyn Error>> {
+    if value.low < value.high {
+        chart.draw_series([PathElement::new([(x, value.low), (x, value.high)], colour)])?;
+        let end = |y| EmptyElement::at((x, y)) + PathElement::new([(-ERROR_BAR_END, 0), (ERROR_BAR_END, 0)], colour);
+        chart.draw_series([end(value.low), end(value.high)])?;
+    }
+    Ok(())
+}
+
+/// The corners of a line's marker around its middle.
+fn marker(index: usize, (x, y): (i32, i32)) -> Vec<(i32, i32)> {
+    let (corners, turn) = MARKERS[index % MARKERS.len()];
+    let corner = |number| {
+        let (sin, cos) = (TAU * (turn + f64::from(number) / f64::from(corners))).sin_cos();
+        (x + (MARKER_RADIUS * cos).round() as i32, y + (MARKER_RADIUS * sin).round() as i32)
+    };
+    (0..corners).map(corner).collect()
+}
+
+/// The shade of one series of several, from pale to dark.
+fn shade(index: usize, of: usize) -> RGBColor {
+    let part = index as f64 / of.saturating_sub(1).max(1) as f64;
+    let [pale, dark] = SHADES;
+    let mix = |pale: u8, dark: u8| (f64::from(pale) + part * (f64::from(dark) - f64::from(pale))).round() as u8;
+    RGBColor(mix(pale.0, dark.0), mix(pale.1, dark.1), mix(pale.2, dark.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An SVG's texts, in the order of the document; an XML parser finds it well-formed.
+    fn texts(svg: &str) -> Vec<String> {
+        let document = roxmltree::Document::parse(svg).expect(svg);
+        assert_eq!(document.root_element().tag_name().name(), "svg");
+        let texts = document.descendants().filter(|node| node.has_tag_name("text"));
+        texts.filter_map(|node| Some(node.text()?.trim().to_owned())).collect()
+    }
+
+    fn count(svg: &str, tag: &str) -> usize {
+        svg.matches(&format!("<{tag} ")).count()
+    }
+
+    fn value(middle: f64, spread: f64) -> Value {
+        Value { middle, low: middle - spread, high: middle + spread }
+    }
+
+    fn lines(spread: f64) -> Lines {
+        let series = |name: &str, by: f64| {
+            (name.to_owned(), [1.0, 2.0, 4.0].map(|x| (x, value(x * by, spread))).to_vec())
+        };
+        Lines {
+            title: "Net throughput & <loss>".into(),
+            x_axis: "VM pairs".into(),
+            y_axis: "Gb/s".into(),
+            series: vec![series("hyper-switch", 9.0), series("vhost", 5.0)],
+        }
+    }
+
+    fn bars() -> Bars {
+        let series = |name: &str| (name.to_owned(), vec![Some(value(3.0, 0.5)), None]);
+        Bars {
+            title: "Ablation".into(),
+            x_axis: "optimisations".into(),
+            y_axis: "Gb/s".into(),
+            groups: vec!["none".into(), "all".into()],
+            series: vec![series("1 pair"), series("2 pairs")],
+        }
+    }
+
+    /// Holds that a figure of lines names its title, axes and lines, ticks where there are values, and that markers
+    /// are all there and error bars where there is a spread.
+    #[test]
+    fn lines_are_drawn() {
+        let svg = lines(1.0).to_svg();
+        let texts = texts(&svg);
+        for text in ["Net throughput & <loss>", "VM pairs", "Gb/s", "hyper-switch", "vhost", "1", "2", "4"] {
+            assert!(texts.iter().any(|found| found == text), "{text}: {texts:?}");
+        }
+        assert_eq!(count(&svg, "polygon"), 2 * (3 + 1), "a marker a value, and one in the legend");
+        let without = lines(0.0).to_svg();
+        assert_eq!(count(&svg, "polyline") - count(&without, "polyline"), 2 * 3 * 3, "a bar and its ends a value");
+    }
+
+    /// Holds that a figure of bars names its groups and series, and that there is a bar for each value only.
+    #[test]
+    fn bars_are_drawn() {
+        let svg = bars().to_svg();
+        let texts = texts(&svg);
+        for text in ["Ablation", "optimisations", "Gb/s", "none", "all", "1 pair", "2 pairs"] {
+            assert!(texts.iter().any(|found| found == text), "{text}: {texts:?}");
+        }
+        assert_eq!(count(&svg, "rect"), 1 + 2 * (1 + 1), "the background, and by series a bar and the legend's");
+    }
+
+    /// Holds that a figure without values is one nevertheless.
+    #[test]
+    fn nothing_can_be_drawn() {
+        texts(&Lines { series: vec![], ..lines(0.0) }.to_svg());
+        texts(&Bars { series: vec![], groups: vec![], ..bars() }.to_svg());
+        let zero = ("none".to_owned(), vec![(1.0, value(0.0, 0.0))]);
+        texts(&Lines { series: vec![zero], ..lines(0.0) }.to_svg());
+    }
+
+    /// Holds that no two of six lines have the same marker, and that bars go from pale to dark.
+    #[test]
+    fn series_differ_without_colour() {
+        let markers: Vec<_> = (0..6).map(|index| marker(index, (0, 0))).collect();
+        for (index, marker) in markers.iter().enumerate() {
+            assert!(!markers[..index].contains(marker), "{index}");
+        }
+        let shades: Vec<u8> = (0..8).map(|index| shade(index, 8).0).collect();
+        assert!(shades.is_sorted_by(|paler, darker| paler > darker), "{shades:?}");
+        assert_eq!(shade(0, 1), SHADES[0]);
+    }
+}
