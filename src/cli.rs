@@ -4,13 +4,16 @@ use crate::config::{self, CommandLine, ConfigFile, RunOptions};
 use crate::core_list::CoreList;
 use crate::ctl::{protocol::Query, socket};
 use crate::exit::{Failure, FailureKind, exit_codes_help};
+use crate::experiment::{Matrix, Point};
 use crate::log_filter::LogFilter;
+use crate::optimisations::{OptimisationSet, SetError};
 use crate::port_spec::PortSpec;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hyper_switch_pvnet::guest::raw;
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The fewest and most bytes of a frame of the `udp` workload, without the frame check sequence: the
@@ -47,8 +50,16 @@ pub struct PairOptions {
     pub backend: Backend,
     /// The workloads, one after the other; at least one.
     pub workloads: Vec<Workload>,
-    /// Pairs that talk at the same time, at least one.
-    pub pairs: u16,
+    /// What carries the frames of VMs of this process: at least one, and none twice.
+    pub archs: Vec<Arch>,
+    /// Sets of optimisations that Hyper-Switch is measured with: at least one, and none twice.
+    pub optimisations: Vec<OptimisationSet>,
+    /// Numbers of pairs that talk at the same time: at least one, each at least 1, and none twice.
+    pub pairs: Vec<u16>,
+    /// How often each point of the matrix is measured, at least once.
+    pub repeat: u16,
+    /// The folder for a report with figures.
+    pub report: Option<PathBuf>,
     /// How long each workload is measured; `rr` beside another one for half of it, but at least a second.
     pub duration: Duration,
     /// Print one JSON document instead of tables.
@@ -59,8 +70,6 @@ pub struct PairOptions {
     pub frame_bytes: usize,
     /// Packets of these workloads that each pair sends a second; without it, as many as go.
     pub rate_per_s: Option<NonZeroU64>,
-    /// What carries the frames of VMs of this process.
-    pub arch: Arch,
     /// What each entry into the hypervisor, and each interrupt taken, costs these VMs, in nanoseconds.
     pub entry_cost_ns: u64,
 }
@@ -193,9 +202,28 @@ struct PairArgs {
     #[arg(long, value_enum, default_value_t = WorkloadChoice::All)]
     workload: WorkloadChoice,
 
-    /// Pairs that talk at the same time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pairs: u16,
+    /// Pairs that talk at the same time; several numbers, as in 1,2,4, are measured one after the other
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1",
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    pairs: Vec<u16>,
+
+    /// What carries the frames, between VMs of this process; several, as in hyper-switch,vhost, are measured one after
+    /// the other
+    #[arg(long, value_name = "ARCH", value_enum, value_delimiter = ',', default_value = "hyper-switch")]
+    arch: Vec<Arch>,
+
+    /// Hyper-Switch's optimisations that are on: all, none, a list of preempt, batch and offload, or each of the
+    /// eight combinations [default: all]
+    #[arg(long, value_name = "SET")]
+    optimisations: Option<OptimisationChoice>,
+
+    /// How often each point is measured, in turn with the others; the median is reported
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    repeat: u16,
+
+    /// Write results.csv, results.json, figures as SVG and a page with all of it, index.html, to this folder
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
 
     /// Seconds that a workload is measured for; rr after stream takes half of it, at least 1
     #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
@@ -217,10 +245,6 @@ struct PairArgs {
     /// Packets that each pair sends a second, of `udp` or `raw`; without it, as many as go
     #[arg(long, value_name = "PACKETS_PER_S")]
     rate: Option<NonZeroU64>,
-
-    /// What carries the frames, between VMs of this process
-    #[arg(long, value_enum, default_value_t = Arch::HyperSwitch)]
-    arch: Arch,
 
     /// Nanoseconds that each entry into the hypervisor, and each interrupt taken, costs a VM of this process
     ///
@@ -292,8 +316,11 @@ Examples:
   The smallest frames, which cost a switch most:
       hyper-switch pair --workload udp --frame-bytes 60
   What the switch itself costs, against KVM's way, where an entry takes a microsecond:
-      hyper-switch pair --workload raw --frame-bytes 1500 --pairs 4 --entry-cost 1000
-      hyper-switch pair --workload raw --frame-bytes 1500 --pairs 4 --entry-cost 1000 --arch vhost";
+      hyper-switch pair --workload raw --frame-bytes 1500 --pairs 4 --entry-cost 1000 --arch hyper-switch,vhost
+  The three architectures as the number of pairs grows, with figures:
+      hyper-switch pair --pairs 1,2,4,8 --arch hyper-switch,driver-domain,vhost --repeat 5 --report out
+  What each optimisation gives, alone and with others:
+      hyper-switch pair --pairs 4 --optimisations each --repeat 5 --report out";
 
 const CTL_EXAMPLES: &str = "\
 Examples:
@@ -309,6 +336,21 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 3600.0);
     let duration = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()).filter(|d| !d.is_zero());
     duration.ok_or_else(|| "it takes seconds, more than 0 and at most 3600".to_owned())
+}
+
+/// What `--optimisations` says.
+#[derive(Clone, Copy)]
+enum OptimisationChoice {
+    Set(OptimisationSet),
+    Each,
+}
+
+impl FromStr for OptimisationChoice {
+    type Err = SetError;
+
+    fn from_str(text: &str) -> Result<OptimisationChoice, SetError> {
+        if text == "each" { Ok(OptimisationChoice::Each) } else { text.parse().map(OptimisationChoice::Set) }
+    }
 }
 
 impl Arch {
@@ -403,7 +445,7 @@ impl PairArgs {
         let inprocess_only = [
             (self.workload == WorkloadChoice::Raw, "--workload raw"),
             (self.rate.is_some(), "--rate"),
-            (self.arch != Arch::HyperSwitch, "--arch"),
+            (self.arch != [Arch::HyperSwitch], "--arch"),
             (self.entry_cost > 0, "--entry-cost"),
         ];
         if let Some((_, option)) = inprocess_only.iter().find(|(given, _)| *given)
@@ -418,19 +460,63 @@ impl PairArgs {
             WorkloadChoice::Raw => vec![Workload::Raw],
             WorkloadChoice::All => vec![Workload::Stream, Workload::Rr],
         };
-        let PairArgs { backend, pairs, duration, json, seed, rate, arch, entry_cost, .. } = self;
+        if self.optimisations.is_some() && !self.arch.contains(&Arch::HyperSwitch) {
+            let message =
+                "--optimisations are of hyper-switch, which is not among the architectures of --arch";
+            return refused(message, "add hyper-switch to --arch");
+        }
+        let optimisations = match self.optimisations {
+            None => vec![OptimisationSet::ALL],
+            Some(OptimisationChoice::Set(set)) => vec![set],
+            Some(OptimisationChoice::Each) => OptimisationSet::each().into(),
+        };
+        no_duplicate("--pairs", &self.pairs, u16::to_string)?;
+        no_duplicate("--arch", &self.arch, |arch| arch.name().to_owned())?;
+        let PairArgs { backend, pairs, duration, json, seed, rate, arch, entry_cost, repeat, report, .. } =
+            self;
         Ok(PairOptions {
             backend,
             workloads,
+            archs: arch,
+            optimisations,
             pairs,
+            repeat,
+            report,
             duration,
             json,
             seed,
             frame_bytes,
             rate_per_s: rate,
-            arch,
             entry_cost_ns: entry_cost,
         })
+    }
+}
+
+/// Refuses a list that names a thing twice.
+fn no_duplicate<T: PartialEq>(option: &str, list: &[T], name: fn(&T) -> String) -> Result<(), Failure> {
+    match list.iter().enumerate().find(|(index, value)| list[..*index].contains(value)) {
+        Some((_, twice)) => {
+            Err(Failure::new(FailureKind::Usage, format!("{option} names {} twice", name(twice))))
+        }
+        None => Ok(()),
+    }
+}
+
+impl PairOptions {
+    /// All points that are to be measured.
+    pub fn points(&self) -> Vec<Point> {
+        let PairOptions { workloads, archs, optimisations, pairs, .. } = self.clone();
+        Matrix { workloads, archs, optimisations, pairs }.points()
+    }
+
+    /// Whether all frames of the workload are of [`PairOptions::frame_bytes`].
+    pub fn frames_are_alike(&self) -> bool {
+        self.workloads.iter().all(|workload| matches!(workload, Workload::Udp | Workload::Raw))
+    }
+
+    /// Whether more is wanted than each workload measured once: a comparison, a spread or figures.
+    pub fn is_experiment(&self) -> bool {
+        self.points().len() > self.workloads.len() || self.repeat > 1 || self.report.is_some()
     }
 }
 
@@ -483,13 +569,16 @@ mod tests {
         let mut expected = PairOptions {
             backend: Backend::Inprocess,
             workloads: vec![Workload::Stream, Workload::Rr],
-            pairs: 1,
+            archs: vec![Arch::HyperSwitch],
+            optimisations: vec![OptimisationSet::ALL],
+            pairs: vec![1],
+            repeat: 1,
+            report: None,
             duration: Duration::from_secs(5),
             json: false,
             seed: 1,
             frame_bytes: 60,
             rate_per_s: None,
-            arch: Arch::HyperSwitch,
             entry_cost_ns: 0,
         };
         assert_eq!(command("pair"), Command::Pair(expected.clone()));
@@ -503,11 +592,37 @@ mod tests {
         expected.workloads = vec![Workload::Raw];
         expected.frame_bytes = 65_536;
         expected.rate_per_s = NonZeroU64::new(1_000);
-        expected.arch = Arch::DriverDomain;
+        expected.archs = vec![Arch::DriverDomain];
         expected.entry_cost_ns = 7_500;
         let line = "pair --duration 0.25 --workload raw --frame-bytes 65536 --rate 1000 --arch driver-domain \
                     --entry-cost 7500";
         assert_eq!(command(line), Command::Pair(expected));
+    }
+
+    /// Lists make a matrix, and it is an experiment as soon as there is something to compare or to repeat.
+    #[test]
+    fn a_matrix_is_read() {
+        let pair = |line: &str| match command(line) {
+            Command::Pair(options) => options,
+            other => panic!("read as {other:?}"),
+        };
+        let options =
+            pair("pair --pairs 1,2,4 --arch vhost,hyper-switch --optimisations batch,preempt --repeat 5");
+        assert_eq!((options.pairs.as_slice(), options.repeat), (&[1, 2, 4][..], 5));
+        assert_eq!(options.archs, [Arch::Vhost, Arch::HyperSwitch]);
+        assert_eq!(options.optimisations, ["preempt,batch".parse().unwrap()]);
+        assert_eq!(options.points().len(), 2 * 2 * 3);
+        assert_eq!(pair("pair --optimisations each --workload rr").points().len(), 8);
+        for (line, is_experiment) in [
+            ("pair", false),
+            ("pair --pairs 4 --arch vhost", false),
+            ("pair --optimisations none", false),
+            ("pair --pairs 1,2", true),
+            ("pair --repeat 2", true),
+            ("pair --report out", true),
+        ] {
+            assert_eq!(pair(line).is_experiment(), is_experiment, "{line}");
+        }
     }
 
     /// `ctl` takes what to show and where to ask.
@@ -526,6 +641,16 @@ mod tests {
             ("run --port tap:a --log x=loud", "expected one of \"off\", \"error\""),
             ("run", "the switch has no port"),
             ("pair --pairs 0", "0 is not in 1..=64"),
+            ("pair --pairs 1,0", "0 is not in 1..=64"),
+            ("pair --pairs 1,,2", "invalid value ''"),
+            ("pair --pairs 2,4,2", "--pairs names 2 twice"),
+            ("pair --arch xen", "[possible values: hyper-switch, driver-domain, vhost]"),
+            ("pair --arch vhost,vhost", "--arch names vhost twice"),
+            ("pair --arch=", "a value is required for '--arch"),
+            ("pair --optimisations fast", "`fast` is no optimisation; there are preempt, batch and offload"),
+            ("pair --optimisations batch,batch", "`batch` is named twice"),
+            ("pair --arch vhost --optimisations none", "--optimisations are of hyper-switch"),
+            ("pair --repeat 0", "0 is not in 1..=1000"),
             ("pair --duration 0", "more than 0 and at most 3600"),
             ("pair --duration 1e-12", "more than 0 and at most 3600"),
             ("pair --duration nan", "more than 0 and at most 3600"),

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use hyper_switch::cli::{Command, CtlOptions, Invocation};
+use hyper_switch::cli::{Command, CtlOptions, Invocation, PairOptions};
 use hyper_switch::ctl::{client, render};
 use hyper_switch::exit::{Failure, FailureKind};
 use hyper_switch::{daemon, pair};
@@ -25,11 +25,21 @@ fn execute(invocation: Invocation) -> Result<(), Failure> {
     match invocation.command {
         Command::Ctl(options) => ctl(&options),
         Command::Run(options) => print(&daemon::run(&options)?),
+        Command::Pair(options) if options.is_experiment() => experiment(&options),
         Command::Pair(options) => {
             let report = pair::run(&options)?;
             if options.json { print_json(&report) } else { print(&report.render()) }
         }
     }
+}
+
+fn experiment(options: &PairOptions) -> Result<(), Failure> {
+    let (report, outcome) = pair::explore(options)?;
+    if let Some(folder) = &options.report {
+        report.write(folder)?;
+    }
+    let printed = if options.json { print_json(&report) } else { print(&report.render()) };
+    printed.and(outcome)
 }
 
 fn ctl(options: &CtlOptions) -> Result<(), Failure> {

@@ -5,9 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Which optimisations are on.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct OptimisationSet {
     /// Preemptive copy: whoever delivers a notification copies first.

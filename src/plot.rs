@@ -11,9 +11,10 @@ use std::error::Error;
 use std::f64::consts::TAU;
 
 /// A picture's width and height, in pixels of the SVG.
-const PICTURE: (u32, u32) = (900, 420);
-/// The part of the width that the legend takes.
-const LEGEND_WIDTH: u32 = 210;
+const PICTURE: (u32, u32) = (1_000, 420);
+/// The parts of the width that the legends of lines and of bars take.
+const LINES_LEGEND_WIDTH: u32 = 240;
+const BARS_LEGEND_WIDTH: u32 = 110;
 /// Between two entries of the legend.
 const LEGEND_STEP: i32 = 24;
 /// From a marker's middle to its corners.
@@ -21,7 +22,7 @@ const MARKER_RADIUS: f64 = 6.0;
 /// From the middle of an error bar's end to its side.
 const ERROR_BAR_END: i32 = 4;
 const FONT: &str = "sans-serif";
-const LABEL_SIZE: i32 = 14;
+const LABEL_SIZE: i32 = 12;
 /// Corners and rotation, in turns, of the markers. The first is round enough to be a circle.
 const MARKERS: [(u32, f64); 6] = [(24, 0.0), (4, 0.125), (3, -0.25), (4, 0.0), (3, 0.25), (5, -0.25)];
 /// Okabe and Ito's colours (2008), which people who see red and green alike tell apart; without the pale yellow.
@@ -82,7 +83,7 @@ impl Lines {
     }
 
     fn draw(&self, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
-        let (chart, legend) = area.split_horizontally(PICTURE.0 - LEGEND_WIDTH);
+        let (chart, legend) = area.split_horizontally(PICTURE.0 - LINES_LEGEND_WIDTH);
         let values = || self.series.iter().flat_map(|(_, values)| values);
         let mut ticks: Vec<f64> = values().map(|(x, _)| *x).collect();
         ticks.sort_by(f64::total_cmp);
@@ -96,8 +97,9 @@ impl Lines {
             let line = values.iter().map(|(x, value)| (*x, value.middle));
             chart.draw_series(LineSeries::new(line.clone(), colour.stroke_width(2)))?;
             values.iter().try_for_each(|(x, value)| error_bar(&mut chart, *x, value, colour))?;
-            chart
-                .draw_series(line.map(|at| EmptyElement::at(at) + Polygon::new(marker(index, (0, 0)), colour)))?;
+            chart.draw_series(
+                line.map(|at| EmptyElement::at(at) + Polygon::new(marker(index, (0, 0)), colour)),
+            )?;
             let y = 50 + LEGEND_STEP * index as i32;
             legend.draw(&PathElement::new([(0, y), (36, y)], colour.stroke_width(2)))?;
             legend.draw(&Polygon::new(marker(index, (18, y)), colour))?;
@@ -114,7 +116,7 @@ impl Bars {
     }
 
     fn draw(&self, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
-        let (chart, legend) = area.split_horizontally(PICTURE.0 - LEGEND_WIDTH);
+        let (chart, legend) = area.split_horizontally(PICTURE.0 - BARS_LEGEND_WIDTH);
         let y_end = top(self.series.iter().flat_map(|(_, values)| values.iter().flatten()));
         let middle = |(group, name): (usize, &String)| (group as f64 + 0.5, name.clone());
         let ticks = Ticks {
@@ -127,10 +129,12 @@ impl Bars {
         for (index, (name, values)) in self.series.iter().enumerate() {
             let shade = shade(index, self.series.len());
             let left = |group: usize| group as f64 + 0.1 + width * index as f64;
-            let bars = || values.iter().enumerate().filter_map(|(group, value)| Some((left(group), (*value)?)));
-            chart.draw_series(
-                bars().map(|(x, value)| Rectangle::new([(x, 0.0), (x + width, value.middle)], shade.filled())),
-            )?;
+            let bars =
+                || values.iter().enumerate().filter_map(|(group, value)| Some((left(group), (*value)?)));
+            chart
+                .draw_series(bars().map(|(x, value)| {
+                    Rectangle::new([(x, 0.0), (x + width, value.middle)], shade.filled())
+                }))?;
             bars().try_for_each(|(x, value)| error_bar(&mut chart, x + width / 2.0, &value, BLACK))?;
             let y = 50 + LEGEND_STEP * index as i32;
             legend.draw(&Rectangle::new([(8, y - 8), (28, y + 8)], shade.filled()))?;
@@ -218,10 +222,17 @@ fn top<'v>(values: impl Iterator<Item = &'v Value>) -> f64 {
 }
 
 /// The lines of an error bar; none where there is no spread.
-fn error_bar(chart: &mut Chart<'_, '_>, x: f64, value: &Value, colour: RGBColor) -> Result<(), Box<dyn Error>> {
+fn error_bar(
+    chart: &mut Chart<'_, '_>,
+    x: f64,
+    value: &Value,
+    colour: RGBColor,
+) -> Result<(), Box<dyn Error>> {
     if value.low < value.high {
         chart.draw_series([PathElement::new([(x, value.low), (x, value.high)], colour)])?;
-        let end = |y| EmptyElement::at((x, y)) + PathElement::new([(-ERROR_BAR_END, 0), (ERROR_BAR_END, 0)], colour);
+        let end = |y| {
+            EmptyElement::at((x, y)) + PathElement::new([(-ERROR_BAR_END, 0), (ERROR_BAR_END, 0)], colour)
+        };
         chart.draw_series([end(value.low), end(value.high)])?;
     }
     Ok(())
@@ -241,7 +252,8 @@ fn marker(index: usize, (x, y): (i32, i32)) -> Vec<(i32, i32)> {
 fn shade(index: usize, of: usize) -> RGBColor {
     let part = index as f64 / of.saturating_sub(1).max(1) as f64;
     let [pale, dark] = SHADES;
-    let mix = |pale: u8, dark: u8| (f64::from(pale) + part * (f64::from(dark) - f64::from(pale))).round() as u8;
+    let mix =
+        |pale: u8, dark: u8| (f64::from(pale) + part * (f64::from(dark) - f64::from(pale))).round() as u8;
     RGBColor(mix(pale.0, dark.0), mix(pale.1, dark.1), mix(pale.2, dark.2))
 }
 
@@ -299,7 +311,11 @@ mod tests {
         }
         assert_eq!(count(&svg, "polygon"), 2 * (3 + 1), "a marker a value, and one in the legend");
         let without = lines(0.0).to_svg();
-        assert_eq!(count(&svg, "polyline") - count(&without, "polyline"), 2 * 3 * 3, "a bar and its ends a value");
+        assert_eq!(
+            count(&svg, "polyline") - count(&without, "polyline"),
+            2 * 3 * 3,
+            "a bar and its ends a value"
+        );
     }
 
     /// Holds that a figure of bars names its groups and series, and that there is a bar for each value only.
@@ -310,7 +326,11 @@ mod tests {
         for text in ["Ablation", "optimisations", "Gb/s", "none", "all", "1 pair", "2 pairs"] {
             assert!(texts.iter().any(|found| found == text), "{text}: {texts:?}");
         }
-        assert_eq!(count(&svg, "rect"), 1 + 2 * (1 + 1), "the background, and by series a bar and the legend's");
+        assert_eq!(
+            count(&svg, "rect"),
+            1 + 2 * (1 + 1),
+            "the background, and by series a bar and the legend's"
+        );
     }
 
     /// Holds that a figure without values is one nevertheless.

@@ -68,6 +68,13 @@ impl Drop for Progress {
     }
 }
 
+/// How long the rest of some work takes. `elapsed` was spent on what was planned to take `done`; all of it was
+/// planned to take `planned`. What is left is taken to exceed its plan as what is done did.
+pub fn time_left(elapsed: Duration, done: Duration, planned: Duration) -> Duration {
+    let left = planned.saturating_sub(done);
+    if done.is_zero() { left } else { left.mul_f64(elapsed.as_secs_f64() / done.as_secs_f64()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +102,17 @@ mod tests {
         }
         let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text, "stream: 1 of 5 s, at 1000\nstream: 3 of 5 s, at 3900\nstream: 4 of 5 s, at 4000\n");
+    }
+
+    /// What is left is as slow as what is done was; before that, as planned.
+    #[test]
+    fn time_left_follows_the_pace() {
+        let left = |elapsed, done, planned| {
+            time_left(Duration::from_secs(elapsed), Duration::from_secs(done), Duration::from_secs(planned))
+                .as_secs()
+        };
+        assert_eq!(left(1, 0, 60), 60);
+        assert_eq!(left(30, 20, 60), 60);
+        assert_eq!(left(90, 60, 60), 0);
     }
 }

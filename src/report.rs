@@ -169,7 +169,7 @@ impl PairReport {
 
 impl WorkloadReport {
     /// All VMs together.
-    fn total(&self) -> VmReport {
+    pub fn total(&self) -> VmReport {
         let mut all = VmReport { name: "all".to_owned(), ..VmReport::default() };
         for vm in &self.vms {
             all.tx.add(&vm.tx);

@@ -4,9 +4,11 @@
 //! What needs root is ignored aloud without it.
 
 use hyper_switch::cli::{Arch, Workload};
+use hyper_switch::experiment::{ExperimentReport, Metric, PointReport};
 use hyper_switch::report::{PairReport, VmReport, WorkloadReport};
 use libtest_mimic::{Arguments, Completion, Trial};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
         ("entries_cost_what_they_are_said_to", always, entry_cost),
         ("contenders_carry_every_workload", always, contenders),
         ("the_report_is_made_for_reading", always, readable),
+        ("a_matrix_leaves_files_and_figures", always, matrix),
+        ("a_matrix_shows_where_it_is_and_can_be_interrupted", always, matrix_interrupted),
         ("an_interruption_leaves_a_report", always, interrupted),
         ("namespaces_talk_over_taps", no_taps, taps),
         ("taps_without_root_are_refused_with_advice", no_root, refused),
@@ -269,6 +273,57 @@ fn interrupted() {
     assert!(tables.contains("\nstream:\n") && !tables.contains("\nrr:\n"), "{tables}");
 }
 
+/// Holds that each point of a matrix is measured as often as asked for, that the files of the report say the same as
+/// standard output, and that they are what their names say. By both numbers of pairs and two sets of optimisations.
+fn matrix() {
+    let folder = tempfile::tempdir().unwrap();
+    // A folder that has to be made.
+    let out = folder.path().join("some/report");
+    let arguments =
+        "--workload stream --pairs 1,2 --optimisations each --repeat 2 --duration 0.05 --seed 3 --json";
+    let output = pair(arguments).arg("--report").arg(&out).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: ExperimentReport = serde_json::from_slice(&output.stdout).unwrap();
+    let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    assert_eq!(serde_json::from_str::<ExperimentReport>(&read("results.json")).unwrap(), report);
+    assert!(report.complete && report.command.contains("--optimisations each"), "{report:?}");
+    assert_eq!((report.repeat, report.seed, report.points.len()), (2, 3, 2 * 8));
+    for PointReport { point, metrics } in &report.points {
+        assert!([1, 2].contains(&point.pairs), "{point}");
+        let present =
+            [Metric::Throughput, Metric::Entries, Metric::Notifications, Metric::Copies, Metric::Loss];
+        for metric in present {
+            let spread = metrics.get(&metric).unwrap_or_else(|| panic!("{point} lacks {metric:?}"));
+            assert!(spread.min <= spread.median && spread.median <= spread.max, "{point}: {spread:?}");
+            assert_eq!(spread.samples.len(), 2, "{point}: {metric:?}");
+        }
+        assert!(metrics[&Metric::Throughput].min > 0.0, "{point}");
+        assert_eq!((metrics[&Metric::Copies].min, metrics[&Metric::Copies].max), (1.0, 1.0), "{point}");
+        assert!(!metrics.contains_key(&Metric::P50), "{point}");
+    }
+    assert_eq!(read("results.csv").lines().count(), 1 + report.points.len());
+    for name in ["index.html", "stream-throughput_gbps.svg", "stream-ablation-throughput_gbps.svg"] {
+        let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+        let text = read(name);
+        roxmltree::Document::parse_with_options(&text, options).expect(name);
+    }
+}
+
+/// Holds that people are shown where it is and how long it still takes, and that SIGINT ends it; a run that it cuts
+/// short does not count, so that here nothing is left to report.
+fn matrix_interrupted() {
+    let mut command = pair("--workload rr --pairs 1,2 --duration 60 --repeat 3");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut sign = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut sign).unwrap();
+    assert!(sign.starts_with("1/6, 6m 00s left: rr, hyper-switch (all), 1 pair: 1 of 60 s, "), "{sign}");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "the only run was cut off: {said}");
+    assert!(said.ends_with("error: interrupted before anything was measured\n"), "{said}");
+}
+
 /// Holds the same of kernels' TCP/IP in namespaces behind TAPs: all three workloads.
 fn taps() {
     let report = measure("--backend tap --duration 0.5 --pairs 2");
@@ -287,7 +342,7 @@ fn refused() {
     // A copy, as the folder of the build may be closed to others.
     let folder = tempfile::tempdir_in("/tmp").unwrap();
     let program = folder.path().join("hyper-switch");
-    std::fs::copy(env!("CARGO_BIN_EXE_hyper-switch"), &program).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_hyper-switch"), &program).unwrap();
     rustix::fs::chmod(folder.path(), rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
     let run = |arguments: &[&str]| {
         let mut command = Command::new(&program);

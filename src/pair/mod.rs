@@ -5,6 +5,7 @@
 //!
 //! | module | noun |
 //! | --- | --- |
+//! | `exploration` | all points of a matrix, in turn, as often as is asked for |
 //! | `trial` | one workload between all pairs: who takes part, what arrived when, when to stop |
 //! | `inprocess` | VMs that are threads of this process, with VIRTIO rings |
 //! | `tenant` | what runs in such a VM |
@@ -14,14 +15,18 @@
 
 mod arch;
 mod cost;
+mod exploration;
 mod inprocess;
 mod tap;
 mod tenant;
 mod trial;
 
+pub use exploration::explore;
+
 use crate::cli::{Backend, PairOptions, Workload};
 use crate::ctl::status::Traffic;
 use crate::exit::{Failure, FailureKind};
+use crate::experiment::Point;
 use crate::host::Snapshot;
 use crate::progress::Progress;
 use crate::report::{PairReport, SwitchingReport, VmReport, WorkloadReport};
@@ -40,13 +45,39 @@ use trial::{Measured, Trial, Vm};
 /// The least time that request/response is measured for where another workload ran before it.
 const RR_AT_LEAST: Duration = Duration::from_secs(1);
 
-/// Runs the workloads one after the other and answers what was measured. SIGINT or SIGTERM ends it early, with
-/// what was measured until then; a second one ends the process.
+/// Runs the workloads of a single point one after the other and answers what was measured. SIGINT or SIGTERM ends
+/// it early, with what was measured until then; a second one ends the process.
 ///
 /// # Errors
 /// The backend needs rights that we do not have; a thread, a TAP or a namespace that cannot be had; a VM that
 /// failed; data that did not arrive, or not as it was sent; an interruption before anything was measured.
 pub fn run(options: &PairOptions) -> Result<PairReport, Failure> {
+    let interrupted = interruption()?;
+    let points = options.points();
+    let mut report = PairReport {
+        backend: backend_name(options.backend).to_owned(),
+        arch: points[0].arch,
+        entry_cost_ns: options.entry_cost_ns,
+        pairs: points[0].pairs,
+        seed: options.seed,
+        interrupted: false,
+        workloads: Vec::new(),
+    };
+    for point in points {
+        report.workloads.extend(measure(point, options, &interrupted, point.workload.name())?);
+        report.interrupted = interrupted.load(Ordering::Relaxed);
+        if report.interrupted {
+            break;
+        }
+    }
+    if report.workloads.is_empty() {
+        return Err(nothing_measured());
+    }
+    Ok(report)
+}
+
+/// A flag that the first SIGINT or SIGTERM sets. The second ends the process.
+fn interruption() -> Result<Arc<AtomicBool>, Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // In this order: the first signal finds the flag clear, and sets it.
@@ -54,37 +85,34 @@ pub fn run(options: &PairOptions) -> Result<PairReport, Failure> {
             .and_then(|_| signal_hook::flag::register(signal, interrupted.clone()))
             .map_err(cannot("catch signals"))?;
     }
-    let mut report = PairReport {
-        backend: backend_name(options.backend).to_owned(),
-        arch: options.arch,
-        entry_cost_ns: options.entry_cost_ns,
-        pairs: options.pairs,
-        seed: options.seed,
-        interrupted: false,
-        workloads: Vec::new(),
-    };
-    let setting = inprocess::Setting {
-        arch: options.arch,
-        cost: cost::EntryCost { ns: options.entry_cost_ns },
-        batching: Some(Pace::default()),
-    };
-    for workload in &options.workloads {
-        let trial = trial(*workload, options);
-        let mut progress = Progress::start(workload.name(), trial.duration, options.json);
-        let outcome = match options.backend {
-            Backend::Inprocess => inprocess::run(&trial, setting, &interrupted, &mut progress)?,
-            Backend::Tap => tap::run(&trial, &interrupted, &mut progress)?,
-        };
-        report.workloads.extend(outcome.report(&trial));
-        report.interrupted = interrupted.load(Ordering::Relaxed);
-        if report.interrupted {
-            break;
+    Ok(interrupted)
+}
+
+/// Measures one point once; nothing, if it was interrupted before that began.
+fn measure(
+    point: Point,
+    options: &PairOptions,
+    interrupted: &AtomicBool,
+    label: &str,
+) -> Result<Option<WorkloadReport>, Failure> {
+    let trial = trial(point, options);
+    let mut progress = Progress::start(label, trial.duration, options.json);
+    let outcome = match options.backend {
+        Backend::Inprocess => {
+            let setting = inprocess::Setting {
+                arch: point.arch,
+                cost: cost::EntryCost { ns: options.entry_cost_ns },
+                batching: point.optimisations.is_none_or(|set| set.batch).then(Pace::default),
+            };
+            inprocess::run(&trial, setting, interrupted, &mut progress)?
         }
-    }
-    if report.workloads.is_empty() {
-        return Err(Failure::new(FailureKind::Runtime, "interrupted before anything was measured"));
-    }
-    Ok(report)
+        Backend::Tap => tap::run(&trial, interrupted, &mut progress)?,
+    };
+    Ok(outcome.report(&trial))
+}
+
+fn nothing_measured() -> Failure {
+    Failure::new(FailureKind::Runtime, "interrupted before anything was measured")
 }
 
 fn backend_name(backend: Backend) -> &'static str {
@@ -94,9 +122,10 @@ fn backend_name(backend: Backend) -> &'static str {
     }
 }
 
-/// One workload. Latency takes fewer samples than throughput: beside other workloads, `rr` takes half the time.
-fn trial(workload: Workload, options: &PairOptions) -> Trial {
-    let PairOptions { pairs, duration, seed, frame_bytes, rate_per_s, .. } = *options;
+/// One point. Latency takes fewer samples than throughput: beside other workloads, `rr` takes half the time.
+fn trial(point: Point, options: &PairOptions) -> Trial {
+    let Point { workload, pairs, .. } = point;
+    let PairOptions { duration, seed, frame_bytes, rate_per_s, .. } = *options;
     let duration = match workload {
         Workload::Rr if options.workloads.len() > 1 => (duration / 2).max(RR_AT_LEAST),
         _ => duration,
@@ -215,19 +244,23 @@ fn cannot(what: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Failure {
 mod tests {
     use super::*;
     use crate::cli::Arch;
+    use crate::optimisations::OptimisationSet;
     use std::thread;
 
     fn options(workloads: &[Workload], seconds: f64) -> PairOptions {
         PairOptions {
             backend: Backend::Inprocess,
             workloads: workloads.to_vec(),
-            pairs: 1,
+            archs: vec![Arch::HyperSwitch],
+            optimisations: vec![OptimisationSet::ALL],
+            pairs: vec![1],
+            repeat: 1,
+            report: None,
             duration: Duration::from_secs_f64(seconds),
             json: true,
             seed: 1,
             frame_bytes: 60,
             rate_per_s: None,
-            arch: Arch::HyperSwitch,
             entry_cost_ns: 0,
         }
     }
@@ -236,10 +269,9 @@ mod tests {
     #[test]
     fn requests_take_half_the_time() {
         let seconds = |workloads: &[Workload], seconds| {
-            workloads
-                .iter()
-                .map(|workload| trial(*workload, &options(workloads, seconds)).duration.as_secs_f64())
-                .collect::<Vec<_>>()
+            let options = options(workloads, seconds);
+            let seconds = |point| trial(point, &options).duration.as_secs_f64();
+            options.points().into_iter().map(seconds).collect::<Vec<_>>()
         };
         let both = [Workload::Stream, Workload::Rr];
         assert_eq!(seconds(&both, 5.0), [5.0, 2.5]);
