@@ -1,6 +1,7 @@
 //! The three optimisations of the data plane, as the user writes them: `all`, `none`, or a list as in
 //! `preempt,batch`.
 
+use hyper_switch_dataplane::policy::Optimisations;
 use std::fmt;
 use std::str::FromStr;
 
@@ -92,6 +93,12 @@ impl FromStr for OptimisationSet {
             }
         }
         Ok(set)
+    }
+}
+
+impl From<OptimisationSet> for Optimisations {
+    fn from(OptimisationSet { preempt, batch, offload }: OptimisationSet) -> Optimisations {
+        Optimisations { preemptive_copy: preempt, batching: batch, offload }
     }
 }
 

@@ -10,6 +10,7 @@ use hyper_switch_controlplane::mac::MacEntry;
 use hyper_switch_dataplane::api::{Event, Nanos, PortId, Request, VlanMode};
 use hyper_switch_dataplane::counters::CoreActivity;
 use hyper_switch_dataplane::host::{CoreId, RunState};
+use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_dataplane::{
     AttachError, Backend, CoreContext, PortConfig, Switch, SwitchConfig, VmBackend,
 };
@@ -38,6 +39,8 @@ pub struct HostConfig {
     pub guests: usize,
     /// Limits of MAC learning.
     pub learning: LearningConfig,
+    /// Which optimisations of the switch are on.
+    pub optimisations: Optimisations,
 }
 
 /// A device that a worker can watch.
@@ -107,7 +110,12 @@ impl Runtime {
         let workers = config.workers.len() as u16;
         let cores = config.workers.len() + config.guests + 1;
         let seed = random_seed()?;
-        let (switch, control) = Switch::new(SwitchConfig { cores, seed, ..SwitchConfig::default() });
+        let (switch, control) = Switch::new(SwitchConfig {
+            cores,
+            seed,
+            optimisations: config.optimisations,
+            ..SwitchConfig::default()
+        });
         let core = |number: u16| -> CoreContext {
             switch.core_context(CoreId(number)).expect("every core's context is taken once")
         };

@@ -14,6 +14,7 @@ use crate::report::SwitchingReport;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hyper_switch_dataplane::VmBackend;
 use hyper_switch_dataplane::api::Nanos;
+use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_pvnet::guest::doorbell::Pace;
 use hyper_switch_pvnet::guest::{GuestCounters, Poll};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use std::time::Instant;
 pub(super) struct Setting {
     /// What carries their frames.
     pub(super) arch: Arch,
+    /// What is on of that, if it is this switch.
+    pub(super) optimisations: Optimisations,
     /// What their entries cost.
     pub(super) cost: EntryCost,
     /// How they batch their own.
@@ -39,7 +42,7 @@ pub(super) fn run(
     interrupted: &AtomicBool,
     progress: &mut Progress,
 ) -> Result<Outcome, Failure> {
-    let architecture = arch::of(setting.arch, trial.vms().len(), setting.cost)?;
+    let architecture = arch::of(setting.arch, setting.optimisations, trial.vms().len(), setting.cost)?;
     let switch = &*architecture;
     let (measured, costs, switching_ns, elapsed) = thread::scope(|scope| {
         let (attached, attaching) = bounded(trial.vms().len());

@@ -28,11 +28,13 @@ use crate::ctl::status::Traffic;
 use crate::exit::{Failure, FailureKind};
 use crate::experiment::Point;
 use crate::host::Snapshot;
+use crate::optimisations::OptimisationSet;
 use crate::progress::Progress;
 use crate::report::{PairReport, SwitchingReport, VmReport, WorkloadReport};
 use hyper_switch_dataplane::PortStatus;
 use hyper_switch_dataplane::api::DropReason;
 use hyper_switch_dataplane::counters::DROP_REASONS;
+use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_pvnet::guest::doorbell::Pace;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fmt;
@@ -97,16 +99,18 @@ fn measure(
 ) -> Result<Option<WorkloadReport>, Failure> {
     let trial = trial(point, options);
     let mut progress = Progress::start(label, trial.duration, options.json);
+    let optimisations = Optimisations::from(point.optimisations.unwrap_or(OptimisationSet::ALL));
     let outcome = match options.backend {
         Backend::Inprocess => {
             let setting = inprocess::Setting {
                 arch: point.arch,
+                optimisations,
                 cost: cost::EntryCost { ns: options.entry_cost_ns },
-                batching: point.optimisations.is_none_or(|set| set.batch).then(Pace::default),
+                batching: optimisations.batching.then(Pace::default),
             };
             inprocess::run(&trial, setting, interrupted, &mut progress)?
         }
-        Backend::Tap => tap::run(&trial, interrupted, &mut progress)?,
+        Backend::Tap => tap::run(&trial, optimisations, interrupted, &mut progress)?,
     };
     Ok(outcome.report(&trial))
 }
@@ -244,7 +248,6 @@ fn cannot(what: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Failure {
 mod tests {
     use super::*;
     use crate::cli::Arch;
-    use crate::optimisations::OptimisationSet;
     use std::thread;
 
     fn options(workloads: &[Workload], seconds: f64) -> PairOptions {

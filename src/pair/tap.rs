@@ -12,6 +12,7 @@ use crate::host::{HostConfig, NetDevice, Runtime};
 use crate::progress::Progress;
 use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
 use hyper_switch_dataplane::api::VlanMode;
+use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_pvnet::guest::workload::Pattern;
 use hyper_switch_pvnet::namespace::{Interface, Namespace, NamespaceError};
 use hyper_switch_pvnet::tap::{Tap, TapError};
@@ -42,11 +43,13 @@ const DATAGRAM_BYTES: usize = 65_507;
 /// Runs `trial` between namespaces of its own, on a switch of its own.
 pub(super) fn run(
     trial: &Trial,
+    optimisations: Optimisations,
     interrupted: &AtomicBool,
     progress: &mut Progress,
 ) -> Result<Outcome, Failure> {
     // One worker that the scheduler places: it runs best beside whoever sends.
-    let config = HostConfig { workers: vec![None], guests: 0, learning: LearningConfig::default() };
+    let config =
+        HostConfig { workers: vec![None], guests: 0, learning: LearningConfig::default(), optimisations };
     let mut runtime = Runtime::start(&config).map_err(cannot("start the switch"))?;
     let mut namespaces = Vec::new();
     for vm in trial.vms() {

@@ -113,7 +113,12 @@ fn the_switch_outlives_its_control_plane() {
         }
         now()
     };
-    let config = HostConfig { workers: vec![], guests: 3, learning: LearningConfig::default() };
+    let config = HostConfig {
+        workers: vec![],
+        guests: 3,
+        learning: LearningConfig::default(),
+        optimisations: Optimisations::ALL,
+    };
     let runtime = Runtime::start_with_clock(&config, clock).unwrap();
     let (done, first, late) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let macs_known = || runtime.macs().map_or(0, |macs| macs.len());

@@ -8,6 +8,7 @@ use crate::pair::{cannot, vm_reports};
 use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
 use hyper_switch_dataplane::VmBackend;
 use hyper_switch_dataplane::api::PortId;
+use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_pvnet::guest::Hypercall;
 use std::sync::{Arc, OnceLock};
 
@@ -18,8 +19,13 @@ pub(super) struct HyperSwitch {
 }
 
 impl HyperSwitch {
-    pub(super) fn new(vms: usize) -> Result<HyperSwitch, Failure> {
-        let config = HostConfig { workers: Vec::new(), guests: vms, learning: LearningConfig::default() };
+    pub(super) fn new(vms: usize, optimisations: Optimisations) -> Result<HyperSwitch, Failure> {
+        let config = HostConfig {
+            workers: Vec::new(),
+            guests: vms,
+            learning: LearningConfig::default(),
+            optimisations,
+        };
         let runtime = Runtime::start(&config).map_err(cannot("start the switch"))?;
         Ok(HyperSwitch { runtime, vms, before: OnceLock::new() })
     }

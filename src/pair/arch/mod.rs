@@ -24,6 +24,7 @@ use crate::exit::Failure;
 use crate::host::GuestBell;
 use crate::report::VmReport;
 use hyper_switch_dataplane::VmBackend;
+use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_pvnet::guest::Hypercall;
 use std::sync::Arc;
 
@@ -57,13 +58,18 @@ pub(super) struct Carried {
     pub(super) wakeups: u64,
 }
 
-/// Makes the architecture for `vms` VMs.
+/// Makes the architecture for `vms` VMs; `optimisations` are of this switch.
 ///
 /// # Errors
 /// The system gives us no thread.
-pub(super) fn of(arch: Arch, vms: usize, cost: EntryCost) -> Result<Box<dyn Architecture>, Failure> {
+pub(super) fn of(
+    arch: Arch,
+    optimisations: Optimisations,
+    vms: usize,
+    cost: EntryCost,
+) -> Result<Box<dyn Architecture>, Failure> {
     Ok(match arch {
-        Arch::HyperSwitch => Box::new(hyper_switch::HyperSwitch::new(vms)?),
+        Arch::HyperSwitch => Box::new(hyper_switch::HyperSwitch::new(vms, optimisations)?),
         Arch::DriverDomain => Box::new(driver_domain::DriverDomain::new(cost)),
         Arch::Vhost => Box::new(vhost::Vhost::new(vms)),
     })
