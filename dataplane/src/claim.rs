@@ -7,8 +7,8 @@
 //! sets its word in the same atomic step that shows the claim still taken; the holder lets go only in a step
 //! that shows no word left.
 
-use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::UnsafeCell;
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 const CLAIMED: u32 = 1;
 
@@ -59,7 +59,7 @@ impl<T> Claim<T> {
         let mut words = word;
         loop {
             // SAFETY: this core set CLAIMED and has not cleared it.
-            work(unsafe { &mut *self.value.get() }, words);
+            work(unsafe { &mut *self.value.get_mut() }, words);
             match self.state.compare_exchange(CLAIMED, 0, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return true,
                 // Acquire: what the core that left word wrote before is read in the next round.

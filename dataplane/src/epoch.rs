@@ -13,8 +13,8 @@
 //!
 //! The cost is one exchange for a core's entry, and so for a whole batch; a store for leaving.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 
 /// A point in the writer's order of changes.
@@ -41,9 +41,9 @@ impl Epochs {
         cell.swap(self.now.load(Ordering::SeqCst), Ordering::SeqCst);
         // The loads of pointers that follow are acquires only: this keeps them behind the store. On x86 the exchange
         // is a full barrier already.
-        #[cfg(not(target_arch = "x86_64"))]
-        core::sync::atomic::fence(Ordering::SeqCst);
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(loom, not(target_arch = "x86_64")))]
+        crate::sync::atomic::fence(Ordering::SeqCst);
+        #[cfg(all(not(loom), target_arch = "x86_64"))]
         core::sync::atomic::compiler_fence(Ordering::SeqCst);
         Inside { cell }
     }

@@ -17,11 +17,11 @@
 
 use crate::key::HEADER_BYTES;
 use crate::key::usual::START_WORDS;
+use crate::sync::UnsafeCell;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::{action::edit::Header, api::PortId};
 use alloc::boxed::Box;
-use core::cell::UnsafeCell;
 use core::num::NonZeroU64;
-use core::sync::atomic::{AtomicU32, Ordering};
 use hyper_switch_pvnet::header::VnetHdr;
 use hyper_switch_pvnet::mem::Segment;
 use hyper_switch_pvnet::ring::device::MAX_SEGMENTS;
@@ -128,6 +128,8 @@ pub(crate) struct Slot {
 #[repr(align(64))]
 struct HeaderCopy(UnsafeCell<[u8; HEADER_BYTES]>);
 
+// The model checker's are of other sizes.
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Slot>() == 3 * 64);
 
 /// The frames in flight of one sender.
@@ -204,7 +206,7 @@ impl FrameStore {
     #[expect(clippy::mut_from_ref, reason = "the claim makes the caller the only one")]
     pub(crate) unsafe fn header_mut(&self, slot: u16) -> &mut [u8; HEADER_BYTES] {
         // SAFETY: the caller's word.
-        unsafe { &mut *self.slots[usize::from(slot)].header.0.get() }
+        unsafe { &mut *self.slots[usize::from(slot)].header.0.get_mut() }
     }
 
     /// Fills a free slot. Payloads of more than one segment are put beside it.
@@ -226,7 +228,7 @@ impl FrameStore {
             [one] => *one,
             many => {
                 // SAFETY: the caller's word; a chain has no more segments than fit.
-                unsafe { (&mut *self.payloads[slot].get())[..many.len()].copy_from_slice(many) };
+                unsafe { (&mut *self.payloads[slot].get_mut())[..many.len()].copy_from_slice(many) };
                 Segment::EMPTY
             }
         };
@@ -240,7 +242,7 @@ impl FrameStore {
             payload: one,
         };
         // SAFETY: the caller's word.
-        unsafe { *self.slots[slot].frame.get() = frame }
+        unsafe { *self.slots[slot].frame.get_mut() = frame }
     }
 
     /// Fills a free slot with a plain frame of `bytes`, all of it in `frame` behind its `virtio_net_hdr`, and copies
@@ -259,7 +261,7 @@ impl FrameStore {
         }
         place.copies.store(1, Ordering::Relaxed);
         let header_bytes = frame.len().min(HEADER_BYTES as u32);
-        let header = place.header.0.get().cast::<u8>();
+        let header = place.header.0.get_mut().cast::<u8>();
         // SAFETY: the caller's word. Each piece lies within the first `header_bytes` of the frame and of the header.
         unsafe {
             // Pieces whose length the compiler knows, and which may overlap: what was read already goes last.
@@ -268,7 +270,7 @@ impl FrameStore {
             }
             copy_piece::<24>(frame, header, header_bytes.min(64) - 24);
             header.cast::<[u64; START_WORDS]>().write(start);
-            *place.frame.get() = Frame {
+            *place.frame.get_mut() = Frame {
                 bytes: frame.len(),
                 header_bytes: header_bytes as u16,
                 segments: u16::from(frame.len() > header_bytes),
@@ -355,8 +357,8 @@ impl FrameStore {
     pub(crate) unsafe fn add_edit(&self, slot: u16, edit: u16, header: Header, vnet: VnetHdr) {
         // SAFETY: the caller's word.
         unsafe {
-            let frame = &mut *self.slots[usize::from(slot)].frame.get();
-            *self.edits[usize::from(edit)].get() = Edited { header, vnet, next: frame.first_edit };
+            let frame = &mut *self.slots[usize::from(slot)].frame.get_mut();
+            *self.edits[usize::from(edit)].get_mut() = Edited { header, vnet, next: frame.first_edit };
             frame.first_edit = edit;
         }
     }

@@ -12,9 +12,9 @@
 //! entries with release. The taker loads entries with acquire, stops at a zero, writes zeros back and then
 //! moves `head` with release; a core that loads `head` with acquire and finds room therefore finds zeros there.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use alloc::boxed::Box;
 use core::num::NonZeroU64;
-use core::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 
 /// The queue. Entries are any non-zero word.

@@ -33,6 +33,7 @@ pub mod policy;
 mod port;
 mod shares;
 mod switch;
+mod sync;
 
 pub use port::{Backend, PortConfig, PortFault, PortState, VmBackend};
 pub use switch::{AttachError, Barrier, Control, CoreContext, Entered, PortStatus, Switch, SwitchConfig};

@@ -6,12 +6,12 @@ use crate::counters::PortCounters;
 use crate::frame::{FrameStore, NO_EDIT};
 use crate::inbox::Inbox;
 use crate::shares::Shares;
+use crate::sync::UnsafeCell;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 use hyper_switch_pvnet::MAX_FRAME_BYTES;
@@ -254,7 +254,7 @@ impl Port {
         let first = self.state.compare_exchange(UP, FAULTING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if first {
             // SAFETY: the exchange above is won once.
-            unsafe { *self.fault.get() = Some(fault) };
+            unsafe { *self.fault.get_mut() = Some(fault) };
             // Unless the port has begun to leave meanwhile: then it goes on leaving.
             let _ = self.state.compare_exchange(FAULTING, FAULTED, Ordering::Release, Ordering::Relaxed);
         }

@@ -15,7 +15,7 @@
 use crate::api::PortId;
 use crate::frame::FrameRef;
 use crate::inbox::Inbox;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const ACCOUNTS: usize = 32;
 

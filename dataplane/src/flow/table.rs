@@ -22,16 +22,15 @@ use crate::action::Action;
 use crate::api::{FlowId, FlowSpec, InstallError, Nanos, PortId};
 use crate::epoch::{Epoch, Epochs};
 use crate::key::{FlowKey, Match};
+use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Published, UnsafeCell, Zeros};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
-use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use hashbrown::HashMap;
-use hyper_switch_pvnet::mem::Zeroed;
 
 /// A flow's place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +43,9 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    fn new(actions: Arc<[Action]>) -> Box<Program> {
+    fn new(actions: Arc<[Action]>) -> *mut Published<Program> {
         let outputs = actions.iter().filter(|a| matches!(a, Action::Output(_) | Action::Controller)).count();
-        Box::new(Program { actions, outputs })
+        Published::publish(Program { actions, outputs })
     }
 }
 
@@ -59,10 +58,23 @@ struct Place {
     live: AtomicBool,
     /// The port, if the program is one output and nothing else: the fast path then reads no program.
     single: AtomicU32,
-    program: AtomicPtr<Program>,
+    program: AtomicPtr<Published<Program>>,
     /// Whether the mask has bits in the second cache line; without, that line is never touched.
     is_cold: UnsafeCell<bool>,
     matches: UnsafeCell<Match>,
+}
+
+impl Place {
+    /// A place that matches nothing and has no program: zeros.
+    fn dead() -> Place {
+        Place {
+            live: AtomicBool::new(false),
+            single: AtomicU32::new(0),
+            program: AtomicPtr::default(),
+            is_cold: UnsafeCell::new(false),
+            matches: UnsafeCell::new(Match::new(FlowKey::ZERO, FlowKey::ZERO)),
+        }
+    }
 }
 
 /// What is to be done with a packet that hit.
@@ -100,7 +112,7 @@ struct Subtable {
     mask: FlowKey,
     /// The words in which the mask has a bit.
     words: ArrayVec<u8, 16>,
-    cells: AtomicPtr<Cells>,
+    cells: AtomicPtr<Published<Cells>>,
 }
 
 /// Each cell: upper half of the masked hash, and the place plus one. 0 is empty; a lower half of 0 is a
@@ -108,20 +120,29 @@ struct Subtable {
 struct Cells(Box<[AtomicU64]>);
 
 impl Cells {
-    fn new(size: usize) -> *mut Cells {
-        Box::into_raw(Box::new(Cells((0..size).map(|_| AtomicU64::new(0)).collect())))
+    fn new(size: usize) -> *mut Published<Cells> {
+        Published::publish(Cells((0..size).map(|_| AtomicU64::new(0)).collect()))
+    }
+}
+
+impl Subtable {
+    /// # Safety
+    /// The caller is inside an epoch, or is the one writer.
+    #[inline]
+    unsafe fn cells(&self) -> &[AtomicU64] {
+        // SAFETY: cells are freed only after an epoch, by the writer.
+        &unsafe { &*self.cells.load(Ordering::Acquire) }.0
     }
 }
 
 /// What the readers see.
 pub(crate) struct FlowTable {
     hasher: Hasher,
-    /// All zeros is a dead place that matches nothing and has no program, so places are not made: they are there.
-    places: Zeroed,
-    max_flows: usize,
+    /// Places are not made: they are there.
+    places: Zeros<Place>,
     /// Places that ever held a flow: the first ones.
     used: AtomicU32,
-    subtables: Box<[AtomicPtr<Subtable>]>,
+    subtables: Box<[AtomicPtr<Published<Subtable>>]>,
     /// Subtables in use: the first ones.
     masks: AtomicUsize,
 }
@@ -134,10 +155,7 @@ unsafe impl Send for FlowTable {}
 impl FlowTable {
     #[inline]
     fn find_place(&self, index: FlowIndex) -> Option<&Place> {
-        let index = index.0 as usize;
-        // SAFETY: the memory has room for `max_flows` places, is aligned for them, lives as long as the table, and
-        // zeros are a place.
-        (index < self.max_flows).then(|| unsafe { &*self.places.as_ptr().cast::<Place>().add(index) })
+        self.places.get(index.0 as usize)
     }
 
     fn place(&self, index: FlowIndex) -> &Place {
@@ -147,8 +165,9 @@ impl FlowTable {
     pub(crate) fn new(max_flows: usize, max_masks: usize, seed: u64) -> FlowTable {
         FlowTable {
             hasher: Hasher::new(seed),
-            places: Zeroed::new(max_flows * size_of::<Place>()),
-            max_flows,
+            // SAFETY: zeros are a dead place, which is aligned to a cache line and owns nothing; what programs come to be
+            // in places is freed with the table.
+            places: unsafe { Zeros::new(max_flows, Place::dead) },
             used: AtomicU32::new(0),
             subtables: (0..max_masks).map(|_| AtomicPtr::default()).collect(),
             masks: AtomicUsize::new(0),
@@ -175,7 +194,7 @@ impl FlowTable {
     /// Starts the loads of a flow's match.
     #[inline]
     pub(crate) fn prefetch(&self, index: FlowIndex) {
-        let at = self.places.as_ptr().wrapping_add(index.0 as usize * size_of::<Place>());
+        let at = self.places.as_ptr().wrapping_add(index.0 as usize).cast::<u8>();
         crate::prefetch(at);
         crate::prefetch(at.wrapping_add(offset_of!(Place, matches) + offset_of!(Match, key)));
         crate::prefetch(at.wrapping_add(offset_of!(Place, matches) + offset_of!(Match, mask)));
@@ -210,8 +229,8 @@ impl FlowTable {
 
     #[inline]
     fn probe(&self, subtable: &Subtable, hash: u64, key: &FlowKey) -> Option<Flow<'_>> {
-        // SAFETY: cells are freed only after an epoch.
-        let cells = unsafe { &(*subtable.cells.load(Ordering::Acquire)).0 };
+        // SAFETY: readers are inside an epoch.
+        let cells = unsafe { subtable.cells() };
         // The table is never full: the writer keeps a quarter of the cells empty.
         for step in 0..cells.len() {
             let cell = cells[(hash as usize).wrapping_add(step) & (cells.len() - 1)].load(Ordering::Acquire);
@@ -231,22 +250,22 @@ impl FlowTable {
 
 impl Drop for FlowTable {
     fn drop(&mut self) {
-        for index in 0..*self.used.get_mut() {
+        for index in 0..self.used.load(Ordering::Relaxed) {
             free(self.place(FlowIndex(index)).program.load(Ordering::Relaxed));
         }
-        for subtable in &mut self.subtables {
-            free(*subtable.get_mut());
+        for subtable in &self.subtables {
+            free(subtable.load(Ordering::Relaxed));
         }
     }
 }
 
 impl Drop for Subtable {
     fn drop(&mut self) {
-        free(*self.cells.get_mut());
+        free(self.cells.load(Ordering::Relaxed));
     }
 }
 
-fn free<T>(pointer: *mut T) {
+fn free<T>(pointer: *mut Published<T>) {
     if !pointer.is_null() {
         // SAFETY: every pointer in the table comes from Box and is freed by its one owner.
         drop(unsafe { Box::from_raw(pointer) });
@@ -262,9 +281,9 @@ struct Installed {
 /// Something replaced, to be freed or reused after an epoch.
 enum Retired {
     Place(FlowIndex),
-    Program(*mut Program),
-    Subtable(*mut Subtable),
-    Cells(*mut Cells),
+    Program(*mut Published<Program>),
+    Subtable(*mut Published<Subtable>),
+    Cells(*mut Published<Cells>),
 }
 
 /// How many cells of a subtable are taken, for growing in time.
@@ -361,10 +380,10 @@ impl FlowWriter {
         let place = table.place(index);
         // SAFETY: the place is dead and its epoch has passed: nobody reads it.
         unsafe {
-            *place.matches.get() = matches;
-            *place.is_cold.get() = matches.mask.words()[8..].iter().any(|word| *word != 0);
+            *place.matches.get_mut() = matches;
+            *place.is_cold.get_mut() = matches.mask.words()[8..].iter().any(|word| *word != 0);
         }
-        place.program.store(Box::into_raw(Program::new(spec.actions.clone())), Ordering::Release);
+        place.program.store(Program::new(spec.actions.clone()), Ordering::Release);
         place.single.store(single(&spec.actions), Ordering::Release);
         place.live.store(true, Ordering::Release);
         self.insert_cell(table, epochs, at, index, &matches.key);
@@ -384,7 +403,7 @@ impl FlowWriter {
         let Some(flow) = self.flows.get(&id) else { return false };
         let place = table.place(flow.index);
         // The program first: a reader that is sent to it by `single` finds the new one.
-        let old = place.program.swap(Box::into_raw(Program::new(actions.clone())), Ordering::AcqRel);
+        let old = place.program.swap(Program::new(actions.clone()), Ordering::AcqRel);
         place.single.store(single(actions), Ordering::Release);
         self.retired.push((epochs.advance(), Retired::Program(old)));
         true
@@ -464,7 +483,7 @@ impl FlowWriter {
         let at = table.masks();
         let words = (0..16u8).filter(|word| mask.words()[usize::from(*word)] != 0).collect();
         let subtable = Subtable { mask, words, cells: AtomicPtr::new(Cells::new(16)) };
-        table.subtables[at].store(Box::into_raw(Box::new(subtable)), Ordering::Release);
+        table.subtables[at].store(Published::publish(subtable), Ordering::Release);
         table.masks.store(at + 1, Ordering::Release);
         self.fills.push(Fill::default());
         at
@@ -492,13 +511,13 @@ impl FlowWriter {
     ) {
         let subtable = self.subtable(table, at);
         // SAFETY: the writer alone replaces cells.
-        let mut cells = unsafe { &(*subtable.cells.load(Ordering::Acquire)).0 };
+        let mut cells = unsafe { subtable.cells() };
         if (self.fills[at].live + self.fills[at].removed + 1) * 4 > cells.len() * 3 {
             // Grown (or only swept, if most cells were removed ones) beside the old cells, then swapped in.
             let size = ((self.fills[at].live + 1) * 2).next_power_of_two().max(16);
             let grown = Cells::new(size);
             // SAFETY: just made, not yet shared.
-            let new = unsafe { &(*grown).0 };
+            let new = &unsafe { &*grown }.0;
             for cell in cells.iter().map(|cell| cell.load(Ordering::Relaxed)).filter(|cell| *cell as u32 != 0)
             {
                 let place = table.place(FlowIndex(cell as u32 - 1));
@@ -520,7 +539,7 @@ impl FlowWriter {
     fn remove_cell(&mut self, table: &FlowTable, at: usize, index: FlowIndex, matches: &Match) {
         let subtable = self.subtable(table, at);
         // SAFETY: the writer alone replaces cells.
-        let cells = unsafe { &(*subtable.cells.load(Ordering::Acquire)).0 };
+        let cells = unsafe { subtable.cells() };
         let hash = table.hasher.masked(matches.key.words(), subtable.mask.words(), &subtable.words);
         for step in 0..cells.len() {
             let cell = &cells[(hash as usize).wrapping_add(step) & (cells.len() - 1)];

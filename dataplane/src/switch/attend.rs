@@ -28,10 +28,10 @@ use crate::host::{CoreId, CoreSet, Host};
 use crate::policy::notification::{self, Snapshot, When};
 use crate::policy::offload::{self, HANDOVER_LIMIT};
 use crate::port::Port;
+use crate::sync::atomic::{Ordering, fence};
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
 use hyper_switch_pvnet::ring::device::DeviceQueue;
 

@@ -11,11 +11,12 @@ use crate::epoch::Epoch;
 use crate::flow::table::FlowWriter;
 use crate::host::Host;
 use crate::port::{Port, PortBounds, PortConfig, PortState};
+use crate::sync::Published;
+use crate::sync::atomic::Ordering;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ptr;
-use core::sync::atomic::Ordering;
 use hashbrown::HashMap;
 
 /// Why a port could not be attached.
@@ -59,7 +60,7 @@ enum Leaving {
     /// Cores may still be queueing frames for it.
     Draining(PortId, Epoch),
     /// It is out of the table; cores may still be looking at it.
-    Unlinked(*mut Port, Epoch),
+    Unlinked(*mut Published<Port>, Epoch),
 }
 
 // SAFETY: the pointers are to ports that this value alone owns.
@@ -85,8 +86,8 @@ impl Control {
         let SwitchConfig { rx_queue_frames, held_frames, .. } = self.switch.config;
         let bounds = PortBounds { rx_queue_frames, held_frames };
         let base = PortCounters::read(self.switch.cores.iter(), at);
-        let port = Box::new(Port::new(id, config, &bounds, base));
-        ports[at].store(Box::into_raw(port), Ordering::SeqCst);
+        let port = Published::publish(Port::new(id, config, &bounds, base));
+        ports[at].store(port, Ordering::SeqCst);
         Ok(id)
     }
 
@@ -281,7 +282,7 @@ impl Drop for Control {
 pub struct Barrier(Epoch);
 
 /// Frees a port that nobody can reach any more.
-pub(super) fn free_port(port: *mut Port) {
+pub(super) fn free_port(port: *mut Published<Port>) {
     if !port.is_null() {
         // SAFETY: ports come from Box, and the caller took the pointer out of where others find it.
         drop(unsafe { Box::from_raw(port) });

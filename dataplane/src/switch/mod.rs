@@ -32,10 +32,11 @@ use crate::policy::Optimisations;
 use crate::policy::notification::Pace;
 use crate::policy::offload::Topology;
 use crate::port::{NO_TIMER, Port, PortFault};
+use crate::sync::Published;
+use crate::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
 use core::time::Duration;
 
 /// Frames switched and copied after which an idle core's entry begins with no other port, so that its host can see
@@ -112,7 +113,7 @@ pub struct Entered {
 /// once, each with a [`CoreContext`] of its own.
 pub struct Switch {
     config: SwitchConfig,
-    ports: Box<[AtomicPtr<Port>]>,
+    ports: Box<[AtomicPtr<Published<Port>>]>,
     table: FlowTable,
     epochs: Epochs,
     cores: Box<[CoreCounters]>,
@@ -315,14 +316,14 @@ impl Switch {
     fn port(&self, id: PortId) -> Option<&Port> {
         let port = self.ports.get(usize::from(id.0))?.load(Ordering::Acquire);
         // SAFETY: a port is freed only after it was taken out of the table and an epoch has passed.
-        unsafe { port.as_ref() }
+        unsafe { port.as_ref() }.map(|port| &**port)
     }
 }
 
 impl Drop for Switch {
     fn drop(&mut self) {
-        for port in &mut self.ports {
-            control::free_port(*port.get_mut());
+        for port in &self.ports {
+            control::free_port(port.load(Ordering::Relaxed));
         }
     }
 }
