@@ -6,14 +6,13 @@
 //! either outside or has entered since ([`Epochs::passed`]), no core can still see what was replaced: it may be
 //! freed, and a barrier may be answered.
 //!
-//! Protocol of the cells, both sides sequentially consistent: a core stores its cell and then loads
-//! pointers; the writer stores a pointer, advances the epoch, and then loads the cells. If the writer finds a
-//! cell clear, the core's later store comes after the writer's load in the one total order, so the core's
-//! loads of pointers find the new ones.
+//! Protocol of the cells, with a full fence on both sides: a core stores its cell and then loads pointers; the
+//! writer stores a pointer, advances the epoch, and then loads the cells. If the writer finds a cell clear, its
+//! fence came before the core's, so the core's loads of pointers find the new ones.
 //!
 //! The cost is one exchange for a core's entry, and so for a whole batch; a store for leaving.
 
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use alloc::boxed::Box;
 use crossbeam_utils::CachePadded;
 
@@ -42,7 +41,7 @@ impl Epochs {
         // The loads of pointers that follow are acquires only: this keeps them behind the store. On x86 the exchange
         // is a full barrier already.
         #[cfg(any(loom, not(target_arch = "x86_64")))]
-        crate::sync::atomic::fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         #[cfg(all(not(loom), target_arch = "x86_64"))]
         core::sync::atomic::compiler_fence(Ordering::SeqCst);
         Inside { cell }
@@ -50,7 +49,10 @@ impl Epochs {
 
     /// What was replaced before this call is invisible once the answer has [`passed`](Epochs::passed).
     pub(crate) fn advance(&self) -> Epoch {
-        Epoch(self.now.fetch_add(1, Ordering::SeqCst) + 1)
+        let epoch = Epoch(self.now.fetch_add(1, Ordering::SeqCst) + 1);
+        // The stores of pointers before it are releases only: this keeps the loads of the cells behind them.
+        fence(Ordering::SeqCst);
+        epoch
     }
 
     /// Whether every core is outside or entered at `epoch` or later.
