@@ -29,6 +29,8 @@ mod frame;
 pub mod host;
 mod inbox;
 pub mod key;
+#[cfg(all(test, loom))]
+mod models;
 pub mod policy;
 mod port;
 mod shares;
