@@ -93,6 +93,28 @@ mod tests {
         }));
     }
 
+    proptest::proptest! {
+        /// Holds that each round of the holder's work serves the words that were left during the round before, whichever
+        /// they were, and that the claim is let go after a round without any.
+        #[test]
+        fn each_round_serves_the_words_of_the_round_before(rounds in proptest::collection::vec(1_u32..8, 0..20)) {
+            let claim = Claim::new(());
+            let mut served = Vec::new();
+            let done = claim.run(Word::SERVE, |(), word| {
+                if let Some(left) = rounds.get(served.len()) {
+                    for bit in [1 << 1, 1 << 2, 1 << 3] {
+                        if left << 1 & bit != 0 {
+                            assert!(!claim.run(Word(bit), |(), _| unreachable!("it is claimed")));
+                        }
+                    }
+                }
+                served.push(word.0 >> 1);
+            });
+            assert!(done && claim.run(Word::EXPIRE, |(), word| assert_eq!(word, Word::EXPIRE)));
+            assert_eq!((served[0], &served[1..]), (1, &rounds[..]));
+        }
+    }
+
     #[test]
     fn two_threads_lose_no_work() {
         let claim = Claim::new(0u64);

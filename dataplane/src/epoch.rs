@@ -79,7 +79,32 @@ impl Drop for Inside<'_> {
 
 #[cfg(test)]
 mod tests {
+    //! Which epochs pass, step by step, and against a list of who is inside since when.
     use super::*;
+    use std::vec::Vec;
+
+    const CORES: usize = 3;
+
+    proptest::proptest! {
+        /// Steps: a core enters or leaves, or the writer advances; all epochs so far are asked about after each.
+        #[test]
+        fn an_epoch_passes_when_nobody_is_inside_since_before(steps in proptest::collection::vec(0..=CORES, 0..100)) {
+            let epochs = Epochs::new(CORES);
+            let mut inside: [Option<(Inside<'_>, usize)>; CORES] = [const { None }; CORES];
+            let mut advanced = Vec::new();
+            for step in steps {
+                match inside.get_mut(step) {
+                    None => advanced.push(epochs.advance()),
+                    Some(core) if core.is_some() => *core = None,
+                    Some(core) => *core = Some((epochs.enter(step), advanced.len())),
+                }
+                for (before, epoch) in advanced.iter().enumerate() {
+                    let expected = inside.iter().flatten().all(|(_, since)| *since > before);
+                    assert_eq!(epochs.passed(*epoch), expected);
+                }
+            }
+        }
+    }
 
     #[test]
     fn an_epoch_passes_when_the_cores_of_before_have_left() {

@@ -29,9 +29,8 @@ fn free(pointer: *mut Published<u32>) {
     drop(unsafe { Box::from_raw(pointer) });
 }
 
-/// Caught: no fence in `enter`, none in `advance`, a relaxed load of the epoch in `enter`, a relaxed load of the cells in
-/// `passed`, a relaxed store of the cell when a core leaves, and `passed` answering true for a core that entered
-/// before.
+/// Caught: no fence in `enter`, none in `advance`, a relaxed load of the cells in `passed`, a relaxed store of the cell
+/// when a core leaves, and `passed` answering true for a core that entered before.
 #[test]
 fn what_was_replaced_outlives_its_readers() {
     check(|| {
