@@ -4,6 +4,8 @@
 //! What a test cannot have on this machine (root, `/dev/net/tun`, `ip`) it says, and is counted as
 //! ignored. Every wait is for a condition, with a deadline that only a failure reaches.
 
+mod needs;
+
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use hyper_switch_pvnet::device::{Device, DeviceFault, PullSlot, PushError, PushFrame};
 use hyper_switch_pvnet::header::{F_NEEDS_CSUM, GsoType, Offloads, VNET_HDR_BYTES, VnetHdr};
@@ -12,12 +14,12 @@ use hyper_switch_pvnet::namespace::{Interface, Namespace, NamespaceError};
 use hyper_switch_pvnet::packet::{PacketError, PacketSocket};
 use hyper_switch_pvnet::tap::{Tap, TapError};
 use hyper_switch_pvnet::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
-use libtest_mimic::{Arguments, Completion, Trial};
+use libtest_mimic::Arguments;
+use needs::{Need, iproute2, namespaces, tun};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -27,8 +29,8 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
-    let trials = [
-        ("a_sockets_datagram_is_pulled_and_answered", KERNEL, tap_datagram as fn()),
+    let trials = needs::trials([
+        ("a_sockets_datagram_is_pulled_and_answered", KERNEL, tap_datagram),
         ("tcp_between_two_taps_travels_in_gso_frames", KERNEL, tap_tcp),
         ("a_persistent_tap_is_opened_with_and_without_multi_queue", IP, tap_persistent),
         ("a_tap_that_cannot_be_had_says_why", KERNEL, tap_errors),
@@ -43,40 +45,13 @@ fn main() -> ExitCode {
         ("a_packet_socket_that_is_down_recovers_and_one_removed_is_gone", KERNEL, packet_down_and_gone),
         ("what_needs_a_capability_says_so", KERNEL, not_permitted),
         ("a_namespace_is_apart_and_shows_panics", KERNEL, namespace_apart),
-    ];
-    let trials = trials.map(|(name, needs, test)| {
-        Trial::ignorable_test(name, move || {
-            Ok(match needs.iter().find_map(|need| need()) {
-                Some(missing) => Completion::ignored_with(format!("skipped: {missing}")),
-                None => {
-                    test();
-                    Completion::Completed
-                }
-            })
-        })
-    });
-    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+    ]);
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-type Need = fn() -> Option<String>;
 const KERNEL: &[Need] = &[namespaces, tun];
 const IP: &[Need] = &[namespaces, tun, iproute2];
 const VLAN: &[Need] = &[namespaces, tun, iproute2, vlan_devices];
-
-fn namespaces() -> Option<String> {
-    let error = Namespace::new().err()?;
-    Some(format!("needs root ({error})"))
-}
-
-fn tun() -> Option<String> {
-    let missing = !Path::new("/dev/net/tun").exists();
-    missing.then(|| "needs /dev/net/tun (load the module tun)".into())
-}
-
-fn iproute2() -> Option<String> {
-    let error = Command::new("ip").arg("-V").output().err()?;
-    Some(format!("needs the command ip of iproute2 ({error})"))
-}
 
 fn vlan_devices() -> Option<String> {
     let error = inside(&quiet_namespace(), || {

@@ -5,13 +5,16 @@
 //! moves between two looks ran in between; one that has said that it waits, and has not been released, waits.
 //! What a test cannot have on this machine (rights, a second core) it says, and is counted as ignored.
 
+mod needs;
+
 use hyper_switch_pvnet::mem::GuestMemory;
 use hyper_switch_pvnet::ring::QueueAddrs;
 use hyper_switch_pvnet::ring::device::{DeviceQueue, Direction, QueueFeatures};
 use hyper_switch_pvnet::ring::driver::{DriverFeatures, DriverQueue};
 use hyper_switch_pvnet::run_state::Observed;
 use hyper_switch_pvnet::sched::{Process, ThreadState, WatchError, WatchThreadError, WatchedThread, Watcher};
-use libtest_mimic::{Arguments, Completion, Trial};
+use libtest_mimic::Arguments;
+use needs::Need;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use std::fs;
 use std::process::{Command, ExitCode, Stdio};
@@ -24,8 +27,8 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
-    let trials = [
-        ("a_thread_is_seen_to_block_and_to_run", WATCH, blocks_and_runs as fn()),
+    let trials = needs::trials([
+        ("a_thread_is_seen_to_block_and_to_run", WATCH, blocks_and_runs),
         ("two_threads_on_one_core_are_seen_preempted_in_turn", WATCH, preempted),
         ("a_woken_thread_without_a_core_does_not_block", WATCH, woken),
         ("a_thread_that_ended_is_seen_so_and_cannot_be_watched", WATCH, ended),
@@ -36,25 +39,13 @@ fn main() -> ExitCode {
         ("the_watcher_agrees_with_the_threads_own_truth", TWO_CORES, agreement),
         ("the_drivers_wish_agrees_with_the_drivers_own_truth", &[], suppression),
         ("without_rights_the_watcher_says_what_it_needs", ROOT, not_permitted),
-    ];
-    let trials = trials.map(|(name, needs, test): (_, &[Need], _)| {
-        Trial::ignorable_test(name, move || {
-            Ok(match needs.iter().find_map(|need| need()) {
-                Some(missing) => Completion::ignored_with(format!("skipped: {missing}")),
-                None => {
-                    test();
-                    Completion::Completed
-                }
-            })
-        })
-    });
+    ]);
     let mut arguments = Arguments::from_args();
     // Each test has the cores for itself.
     arguments.test_threads = Some(1);
-    libtest_mimic::run(&arguments, trials.into()).exit_code()
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-type Need = fn() -> Option<String>;
 const WATCH: &[Need] = &[watching];
 const TWO_CORES: &[Need] = &[watching, two_cores];
 const ROOT: &[Need] = &[root];

@@ -19,6 +19,8 @@
 )]
 
 mod losses;
+#[path = "../../pvnet/tests/needs/mod.rs"]
+mod needs;
 mod packet_ports;
 mod refusals;
 mod run_state;
@@ -27,15 +29,14 @@ mod traffic;
 mod vlans;
 mod world;
 
-use hyper_switch_pvnet::namespace::Namespace;
 use hyper_switch_pvnet::sched::Watcher;
-use libtest_mimic::{Arguments, Completion, Trial};
-use std::path::Path;
+use libtest_mimic::Arguments;
+use needs::{Need, iproute2, namespaces, tun};
 use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
-    let trials = [
-        ("two_namespaces_talk_over_taps_and_the_daemon_accounts_for_it", KERNEL, tap_ports::talk as fn()),
+    let trials = needs::trials([
+        ("two_namespaces_talk_over_taps_and_the_daemon_accounts_for_it", KERNEL, tap_ports::talk),
         ("two_workers_share_three_ports", KERNEL, tap_ports::workers),
         ("a_stopped_daemon_sums_up_and_leaves_nothing", KERNEL, tap_ports::stop),
         ("taps_that_a_vmm_owns_are_switched_by_packet_sockets", KERNEL, packet_ports::vmm),
@@ -50,40 +51,13 @@ fn main() -> ExitCode {
         ("a_port_that_cannot_be_had_is_named_with_the_reason", KERNEL, refusals::ports),
         ("without_rights_the_daemon_says_so", KERNEL, refusals::rights),
         ("a_socket_of_a_living_daemon_is_refused_and_that_of_a_killed_one_taken", KERNEL, refusals::socket),
-    ];
-    let trials = trials.map(|(name, needs, test)| {
-        Trial::ignorable_test(name, move || {
-            Ok(match needs.iter().find_map(|need| need()) {
-                Some(missing) => Completion::ignored_with(format!("skipped: {missing}")),
-                None => {
-                    test();
-                    Completion::Completed
-                }
-            })
-        })
-    });
-    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+    ]);
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-type Need = fn() -> Option<String>;
 const KERNEL: &[Need] = &[namespaces, tun, iproute2];
 const SETPRIV: &[Need] = &[namespaces, tun, iproute2, setpriv];
 const BPF: &[Need] = &[namespaces, tun, iproute2, bpf];
-
-fn namespaces() -> Option<String> {
-    let error = Namespace::new().err()?;
-    Some(format!("needs root ({error})"))
-}
-
-fn tun() -> Option<String> {
-    let missing = !Path::new("/dev/net/tun").exists();
-    missing.then(|| "needs /dev/net/tun (load the module tun)".into())
-}
-
-fn iproute2() -> Option<String> {
-    let error = Command::new("ip").arg("-V").output().err()?;
-    Some(format!("needs the command ip of iproute2 ({error})"))
-}
 
 fn bpf() -> Option<String> {
     Watcher::get().err().map(|error| error.to_string())
