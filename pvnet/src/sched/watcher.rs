@@ -10,6 +10,7 @@ use super::tracepoint::{FormatError, Tracepoint, tracefs};
 use super::word::{self, ThreadState};
 use rustix::io::Errno;
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -92,7 +93,6 @@ pub enum WatchThreadError {
 }
 
 /// The scheduler's watcher: one a process, at work for as long as somebody has it.
-#[derive(Debug)]
 pub struct Watcher {
     words: Arc<Words>,
     tids: NumberMap,
@@ -102,7 +102,6 @@ pub struct Watcher {
 }
 
 /// Which thread has which word.
-#[derive(Debug)]
 struct Slots {
     /// By thread id: the slot, and how many watch it.
     taken: HashMap<u32, (u32, usize)>,
@@ -153,6 +152,10 @@ impl Watcher {
     /// # Errors
     /// There is no such thread, or too many are watched.
     pub fn watch(self: &Arc<Self>, tid: u32) -> Result<WatchedThread, WatchThreadError> {
+        if tid == 0 {
+            // What runs on a core that nobody wants, which is no thread of a process.
+            return Err(WatchThreadError::NoThread(tid));
+        }
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = match slots.taken.get_mut(&tid) {
             Some((slot, watchers)) => {
@@ -209,11 +212,22 @@ fn in_the_machines_pid_namespace() -> bool {
 }
 
 /// A thread that is watched until this is dropped.
-#[derive(Debug)]
 pub struct WatchedThread {
     watcher: Arc<Watcher>,
     word: Word,
     tid: u32,
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watcher").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WatchedThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchedThread").field("tid", &self.tid).field("state", &self.state()).finish()
+    }
 }
 
 impl WatchedThread {
