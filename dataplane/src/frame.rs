@@ -82,11 +82,18 @@ impl FrameRef {
         (a ^ b) >> 48 == 0
     }
 
-    /// Milliseconds since it was queued, up to a minute.
+    /// Milliseconds since it was queued, as [`waited_ms`].
     #[inline]
     pub(crate) fn waited_ms(self, now_ms: u16) -> u16 {
-        now_ms.wrapping_sub(self.0.get() as u16)
+        waited_ms(self.0.get() as u16, now_ms)
     }
+}
+
+/// Milliseconds from `since_ms` to `now_ms`, the low bits of two times, up to half a minute. A core keeps the time at
+/// which it entered; what another core, that entered later, has queued since has not waited at all.
+#[inline]
+pub(crate) fn waited_ms(since_ms: u16, now_ms: u16) -> u16 {
+    (now_ms.wrapping_sub(since_ms) as i16).max(0) as u16
 }
 
 /// What is known of a frame in flight.
@@ -407,10 +414,14 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_reference_keeps_its_parts(port in 0..0x8000_u16, slot: u16, edit: u16, queued_ms: u16, waited: u16) {
+        fn a_reference_keeps_its_parts(
+            port in 0..0x8000_u16, slot: u16, edit: u16, queued_ms: u16, waited in 0..0x8000_u16,
+        ) {
             let frame = FrameRef::new(PortId(port), slot, edit, queued_ms);
             assert_eq!((frame.port(), frame.slot(), frame.edit()), (PortId(port), slot, edit));
             assert_eq!(frame.waited_ms(queued_ms.wrapping_add(waited)), waited, "also across the wrap");
+            let earlier = queued_ms.wrapping_sub(waited);
+            assert_eq!(frame.waited_ms(earlier), 0, "queued by a core that entered later");
             assert_eq!(FrameRef::from_word(frame.word().get()), Some(frame));
         }
     }

@@ -31,6 +31,12 @@ impl CoreSet {
     /// No core.
     pub const EMPTY: CoreSet = CoreSet(0);
 
+    /// The set of the cores whose bits are set, the lowest bit being core 0's.
+    #[must_use]
+    pub fn from_bits(bits: u128) -> CoreSet {
+        CoreSet(bits)
+    }
+
     /// The set with `core` in it too; unchanged for a core beyond [`CoreSet::CAPACITY`].
     #[must_use]
     pub fn with(self, core: CoreId) -> CoreSet {

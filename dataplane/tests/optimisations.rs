@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Bench, TestVm, VmConfig, combinations, frame};
+use support::{Bench, ScriptedHost, TestVm, VmConfig, combinations, frame};
 
 const IDLE: CoreId = CoreId(1);
 
@@ -343,6 +343,60 @@ fn who_is_told_finds_nothing_held() {
         bench.switch.transmit(&mut bench.cx, &host, a);
         assert_eq!(host.copied.get(), 10);
     }
+}
+
+/// A host whose VM comes for what waits just when another core is deciding whether to notify it of that.
+struct Crossing<'a> {
+    host: &'a ScriptedHost,
+    switch: &'a Switch,
+    vm: RefCell<CoreContext>,
+}
+
+impl Host for Crossing<'_> {
+    fn now(&self) -> Nanos {
+        self.host.now()
+    }
+    fn run_state(&self, vm: PortId) -> RunState {
+        self.switch.receive(&mut self.vm.borrow_mut(), self.host, vm);
+        RunState::Blocked
+    }
+    fn home(&self, vm: PortId) -> CoreId {
+        self.host.home(vm)
+    }
+    fn notify(&self, vm: PortId) {
+        self.host.notify(vm);
+    }
+    fn idle_cores(&self) -> CoreSet {
+        self.host.idle_cores()
+    }
+    fn wake(&self, core: CoreId) {
+        self.host.wake(core);
+    }
+    fn arm(&self, vm: PortId, at: Nanos) {
+        self.host.arm(vm, at);
+    }
+}
+
+/// Holds that a VM that is notified of what it has just taken enters all the same, and so is notified of the next.
+#[test]
+fn who_is_told_of_nothing_says_that_it_looked() {
+    let optimisations = Optimisations { batching: true, ..Optimisations::NONE };
+    let World { mut bench, idle: context, mut vms } = World::new(config(optimisations), 2);
+    let (a, b) = (vms[0].vm.port, vms[1].vm.port);
+    bench.connect(a, &[Action::Output(b)]);
+    bench.host.advance(Duration::from_secs(1));
+    let switch = bench.switch.clone();
+    vms[0].vm.send(&frame(a, b, 100, 0));
+    let crossing = Crossing { host: &bench.host, switch: &switch, vm: RefCell::new(context) };
+    switch.transmit(&mut bench.cx, &crossing, a);
+    assert_eq!((vms[1].vm.take_received().len(), bench.host.take_notified()), (1, vec![b]));
+
+    assert!(switch.frames_wait(&mut bench.cx, b), "it has not said that it looked");
+    bench.receive(&vms[1].vm);
+    assert!(!switch.frames_wait(&mut bench.cx, b));
+    vms[0].vm.send(&frame(a, b, 100, 1));
+    bench.transmit(&vms[0].vm);
+    assert_eq!(bench.host.take_notified(), [b]);
 }
 
 /// Two VMs flood a third, whose driver takes so many frames at a time.

@@ -252,11 +252,14 @@ impl Switch {
         })
     }
 
-    /// Whether frames wait for `vm` in its internal receive queue: whether a receive hypercall is worth its cost. With
-    /// preemptive copy they will come without one; a VM that is about to block may have them at once by it.
+    /// Whether a receive hypercall of `vm` is worth its cost: frames wait in its internal receive queue, or it was notified
+    /// and has made none since, without which it is not notified again. With preemptive copy frames come without one; a
+    /// VM that is about to block may have them at once by it.
     pub fn frames_wait(&self, cx: &mut CoreContext, vm: PortId) -> bool {
         let _inside = self.enter_epoch(cx);
-        self.port(vm).is_some_and(|port| !port.waiting.is_empty())
+        // Notified for what it had taken just before, a VM finds nothing, and has to say all the same that it looked.
+        self.port(vm)
+            .is_some_and(|port| !port.waiting.is_empty() || !port.wants_notice.load(Ordering::Relaxed))
     }
 
     /// How many of `keys` some installed flow covers, each looked up as a packet's would be, but not counted: for

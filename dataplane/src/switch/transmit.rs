@@ -12,7 +12,7 @@ use crate::api::{DropReason, PortId, Upcall, UpcallId, UpcallReason, Verdict};
 use crate::claim::Word;
 use crate::flow::cache::ExactMatchCache;
 use crate::flow::table::{Decision, Flow, FlowIndex, FlowTable};
-use crate::frame::{FrameRef, NO_EDIT};
+use crate::frame::{FrameRef, NO_EDIT, waited_ms};
 use crate::host::Host;
 use crate::key::extract::{Layout, extract};
 use crate::key::usual::{self, START_BYTES, START_WORDS};
@@ -681,7 +681,7 @@ impl<'a, H: Host> Entry<'a, H> {
     /// Drops held frames: all of them, or those that have waited too long and what waits behind those.
     fn drop_held(&mut self, port: &Port, tx: &mut TxSide, all: bool, reason: DropReason) {
         let overdue =
-            |entry: &Self, held: &Held| all || entry.is_overdue(entry.now_ms.wrapping_sub(held.since_ms));
+            |entry: &Self, held: &Held| all || entry.is_overdue(waited_ms(held.since_ms, entry.now_ms));
         while let Some(at) = tx.held.iter().position(|held| overdue(self, held)) {
             let (hash, alone) = (tx.held[at].hash, tx.held[at].by_action);
             let first = tx.held.remove(at).expect("it was just found");
@@ -697,7 +697,7 @@ impl<'a, H: Host> Entry<'a, H> {
                 }
             }
         }
-        let oldest = tx.held.iter().map(|held| self.now_ms.wrapping_sub(held.since_ms)).max();
+        let oldest = tx.held.iter().map(|held| waited_ms(held.since_ms, self.now_ms)).max();
         if let Some(waited_ms) = oldest {
             self.arm_for_patience(port, waited_ms);
         }
