@@ -183,6 +183,10 @@ struct RunArgs {
     #[arg(long, value_name = "LIST")]
     cores: Option<CoreList>,
 
+    /// The optimisations that are on: all, none, or a list of preempt, batch and offload [default: all]
+    #[arg(long, value_name = "SET")]
+    optimisations: Option<OptimisationSet>,
+
     /// A TOML file with more ports, and with what this command line leaves out
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -391,7 +395,8 @@ impl Invocation {
             Subcommands::Run(args) => {
                 let mut file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
                 let file_log = file.log.take();
-                let line = CommandLine { ports: args.ports, cores: args.cores, ctl: args.ctl };
+                let RunArgs { ports, cores, optimisations, ctl, .. } = args;
+                let line = CommandLine { ports, cores, optimisations, ctl };
                 (Command::Run(RunOptions::combine(line, file)?), file_log)
             }
             Subcommands::Pair(args) => (Command::Pair(args.into_options()?), None),

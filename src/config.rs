@@ -5,6 +5,7 @@
 //! file, the line and the key, and shows the line.
 
 use crate::exit::{Failure, FailureKind};
+use crate::optimisations::OptimisationSet;
 use crate::port_spec::{PortSpec, PortTable};
 use crate::{core_list::CoreList, ctl::socket, log_filter::LogFilter};
 use serde::Deserialize;
@@ -18,6 +19,7 @@ use toml::Spanned;
 /// A configuration file that uses every key; shown by `run --help`.
 pub const EXAMPLE: &str = "\
 cores = \"0,2-3\"                  # the cores that switch; all if left out
+optimisations = \"all\"            # or none, or some of preempt,batch,offload
 ctl = \"/run/hyper-switch/ctl.sock\"
 log = \"info\"                     # what the log shows
 
@@ -45,6 +47,8 @@ pub struct RunOptions {
     pub ports: Vec<PortSpec>,
     /// The cores that switch; all that the process may use if `None`.
     pub cores: Option<CoreList>,
+    /// The optimisations that are on.
+    pub optimisations: OptimisationSet,
     /// Where the control socket is to be.
     pub ctl_socket: PathBuf,
     /// The control plane's limits.
@@ -71,6 +75,7 @@ pub struct LearningOptions {
 pub(crate) struct CommandLine {
     pub(crate) ports: Vec<PortSpec>,
     pub(crate) cores: Option<CoreList>,
+    pub(crate) optimisations: Option<OptimisationSet>,
     pub(crate) ctl: Option<PathBuf>,
 }
 
@@ -79,6 +84,7 @@ pub(crate) struct CommandLine {
 pub(crate) struct ConfigFile {
     ports: Vec<(PortSpec, Place)>,
     cores: Option<CoreList>,
+    optimisations: Option<OptimisationSet>,
     ctl: Option<PathBuf>,
     learning: LearningOptions,
     /// Which log events to show.
@@ -120,6 +126,7 @@ impl ConfigFile {
             #[serde(default)]
             port: Vec<Spanned<PortTable>>,
             cores: Option<CoreList>,
+            optimisations: Option<OptimisationSet>,
             ctl: Option<PathBuf>,
             log: Option<LogFilter>,
             #[serde(default)]
@@ -138,8 +145,8 @@ impl ConfigFile {
                 Err(error) => return Err(source.fault(span, &error.to_string())),
             }
         }
-        let Document { cores, ctl, log, learning, .. } = document;
-        Ok(ConfigFile { ports, cores, ctl, learning, log })
+        let Document { cores, optimisations, ctl, log, learning, .. } = document;
+        Ok(ConfigFile { ports, cores, optimisations, ctl, learning, log })
     }
 }
 
@@ -198,6 +205,7 @@ impl RunOptions {
         Ok(RunOptions {
             ports: ports.into_iter().map(|(spec, _)| spec).collect(),
             cores: line.cores.or(file.cores),
+            optimisations: line.optimisations.or(file.optimisations).unwrap_or(OptimisationSet::ALL),
             ctl_socket: line.ctl.or(file.ctl).unwrap_or_else(socket::default_path),
             learning: file.learning,
         })
@@ -253,6 +261,7 @@ mod tests {
         let expected = RunOptions {
             ports: specs(&["tap:hp0,name=web,access=10,vm=4242", "packet:eth1,trunk=10+20"]),
             cores: Some("0,2-3".parse().unwrap()),
+            optimisations: OptimisationSet::ALL,
             ctl_socket: "/run/hyper-switch/ctl.sock".into(),
             learning: LearningOptions {
                 mac_ageing_s: NonZeroU64::new(300),
@@ -267,13 +276,22 @@ mod tests {
     /// Ports of the command line and of the file add up, in this order; of the rest the command line's wins.
     #[test]
     fn the_command_line_wins_and_ports_add_up() {
-        let text = "cores = '0'\nctl = '/file'\n[[port]]\ntap = 'b'";
-        let line = CommandLine { cores: Some("1".parse().unwrap()), ..command_line(&["tap:a"]) };
+        let text = "cores = '0'\noptimisations = 'batch'\nctl = '/file'\n[[port]]\ntap = 'b'";
+        let line = CommandLine {
+            cores: Some("1".parse().unwrap()),
+            optimisations: Some(OptimisationSet::NONE),
+            ..command_line(&["tap:a"])
+        };
         let options = RunOptions::combine(line, parse(text).unwrap()).unwrap();
         assert_eq!(options.ports, specs(&["tap:a", "tap:b"]));
         assert_eq!(options.cores, Some("1".parse().unwrap()));
+        assert_eq!(options.optimisations, OptimisationSet::NONE);
         assert_eq!(options.ctl_socket, Path::new("/file"));
         assert_eq!(options.ports[0].vlan, VlanMode::Transparent);
+        let file_alone = RunOptions::combine(CommandLine::default(), parse(text).unwrap()).unwrap();
+        assert_eq!(file_alone.optimisations, "batch".parse().unwrap());
+        let neither = RunOptions::combine(command_line(&["tap:a"]), ConfigFile::default()).unwrap();
+        assert_eq!(neither.optimisations, OptimisationSet::ALL);
     }
 
     /// Each mistake in a file is answered with the file, the line, the key, and what would be right.
@@ -288,7 +306,7 @@ mod tests {
             ),
             (
                 "core = '0'",
-                "hs.toml, line 1: unknown field `core`, expected one of `port`, `cores`, `ctl`, `log`, `learning`
+                "hs.toml, line 1: unknown field `core`, expected one of `port`, `cores`, `optimisations`, `ctl`, `log`, `learning`
  1 | core = '0'
    | ^^^^",
             ),
@@ -297,6 +315,12 @@ mod tests {
                 "hs.toml, line 1: `0-x` is neither a core nor a range of cores; write for example 0,2-3
  1 | cores = '0-x'
    |         ^^^^^",
+            ),
+            (
+                "optimisations = 'each'",
+                "hs.toml, line 1: `each` is no optimisation; there are preempt, batch and offload, or all or none of them
+ 1 | optimisations = 'each'
+   |                 ^^^^^^",
             ),
             (
                 "[[port]]\ntap = 'hp0'\naccess = 5000",

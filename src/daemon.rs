@@ -17,7 +17,6 @@ use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
 use hyper_switch_controlplane::mac::MacEntry;
 use hyper_switch_dataplane::api::{DropReason, PortId};
 use hyper_switch_dataplane::counters::{CoreActivity, DROP_REASONS};
-use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_pvnet::packet::{PacketError, PacketSocket};
 use hyper_switch_pvnet::sched::{Process, Watcher};
 use hyper_switch_pvnet::tap::{Tap, TapError};
@@ -43,7 +42,7 @@ pub fn run(options: &RunOptions) -> Result<String, Failure> {
         workers: workers(options.cores.as_ref()),
         guests: 0,
         learning: learning(&options.learning),
-        optimisations: Optimisations::ALL,
+        optimisations: options.optimisations.into(),
     };
     let mut runtime = Runtime::start(&config).map_err(cannot("cannot start the switch"))?;
     let mut attached = HashMap::new();
@@ -170,10 +169,10 @@ impl Daemon {
     }
 }
 
-/// One direction's frames and drops.
-fn traffic(frames: u64, bytes: u64, drops: &[u64; DROP_REASONS]) -> Traffic {
+/// One direction's frames, drops and time.
+fn traffic(frames: u64, bytes: u64, drops: &[u64; DROP_REASONS], work_ns: u64) -> Traffic {
     let drops = DropReason::ALL.iter().copied().zip(drops.iter().copied());
-    Traffic { frames, bytes, drops: drops.collect() }
+    Traffic { frames, bytes, drops: drops.collect(), work_ns }
 }
 
 impl Inspect for Daemon {
@@ -199,8 +198,8 @@ impl Inspect for Daemon {
                 },
                 vlan: VlanStatus::from(&port.info.vlan),
                 vm: vm(port.info.id),
-                tx: traffic(tx.frames, tx.bytes, &port.counters.tx_drops),
-                rx: traffic(rx.frames, rx.bytes, &port.counters.rx_drops),
+                tx: traffic(tx.frames, tx.bytes, &port.counters.tx_drops, tx.switching_ns),
+                rx: traffic(rx.frames, rx.bytes, &port.counters.rx_drops, rx.copying_ns),
                 in_flight: port.in_flight as u64,
                 queued: port.waiting as u64,
                 upcalls: tx.upcalls,

@@ -65,7 +65,7 @@ pub struct SwitchingReport {
     pub cpu_ns: u64,
     /// Entries into the hypervisor, as a driver domain makes them.
     pub entries: u64,
-    /// Times that a contender's thread was woken, or told before it slept.
+    /// Times that one of these threads was woken, or told before it slept; of this switch, for an idle core or a timer.
     pub wakeups: u64,
 }
 
@@ -90,6 +90,14 @@ pub struct VmReport {
     pub copied_bytes: u64,
     /// Processor time of its thread, in nanoseconds, what it did in the switch included; where it has one here.
     pub cpu_ns: Option<u64>,
+}
+
+impl VmReport {
+    /// Nanoseconds for which cores worked for the VM in the switch, its own in its hypercalls or others in its stead.
+    /// Nothing is known of contenders.
+    pub fn work_ns(&self) -> Option<u64> {
+        Some(self.tx.work_ns + self.rx.work_ns).filter(|ns| *ns > 0)
+    }
 }
 
 /// A number to one, two or three decimals, or a dash.
@@ -185,7 +193,7 @@ impl WorkloadReport {
     }
 
     /// A row for each VM, their sum, and the sum for each packet that arrived.
-    fn costs(&self, all: &VmReport) -> Table<12> {
+    fn costs(&self, all: &VmReport) -> Table<13> {
         let mut table = Table::new([
             Column::left("vm"),
             Column::right("tx packets"),
@@ -199,6 +207,7 @@ impl WorkloadReport {
             Column::right("copies"),
             Column::right("copied"),
             Column::right("cpu"),
+            Column::right("work"),
         ]);
         let row = |name: &str,
                    vm: &VmReport,
@@ -218,6 +227,7 @@ impl WorkloadReport {
                 number(vm.copies),
                 amount(vm.copied_bytes),
                 vm.cpu_ns.map_or("-".to_owned(), time),
+                vm.work_ns().map_or("-".to_owned(), time),
             ]
         };
         for vm in self.vms.iter().chain([all]) {
@@ -246,7 +256,8 @@ mod tests {
     use hyper_switch_dataplane::api::DropReason;
 
     fn report() -> PairReport {
-        let traffic = |frames, bytes| Traffic { frames, bytes, drops: Drops::default() };
+        let traffic =
+            |frames, bytes| Traffic { frames, bytes, drops: Drops::default(), work_ns: 600_000_000 };
         let mut receiver = VmReport {
             name: "b0".into(),
             rx: traffic(60_000, 3_900_000_000),
@@ -322,19 +333,19 @@ stream        5.0  6.24               -       -       -       -     4
 rr            5.0     -         123,457     8.0    21.0  1250.4     -
 
 stream:
-vm        tx packets  tx bytes  rx packets  rx bytes  drops  tx calls  rx calls  notified  copies   copied        cpu
-a0            60,003   3.90 GB           0       0 B      0       950         0         0       0      0 B     4.50 s
-b0                 0       0 B      60,000   3.90 GB      3         0        12     4,100  60,000  3.90 GB     3.00 s
-all           60,003   3.90 GB      60,000   3.90 GB      3       950        12     4,100  60,000  3.90 GB     7.50 s
-a packet        1.00   65.0 kB        1.00   65.0 kB   0.00      0.02      0.00      0.07    1.00  65.0 kB  125000 ns
+vm        tx packets  tx bytes  rx packets  rx bytes  drops  tx calls  rx calls  notified  copies   copied        cpu      work
+a0            60,003   3.90 GB           0       0 B      0       950         0         0       0      0 B     4.50 s    0.60 s
+b0                 0       0 B      60,000   3.90 GB      3         0        12     4,100  60,000  3.90 GB     3.00 s    0.60 s
+all           60,003   3.90 GB      60,000   3.90 GB      3       950        12     4,100  60,000  3.90 GB     7.50 s    1.20 s
+a packet        1.00   65.0 kB        1.00   65.0 kB   0.00      0.02      0.00      0.07    1.00  65.0 kB  125000 ns  20000 ns
 drops for      frames  which means
 rx_queue_full       3  The receiver's internal queue is full.
 switching threads: cpu 0.02 s in 5.10 s, 0 entries, 12 wake-ups
 
 rr:
-vm   tx packets  tx bytes  rx packets  rx bytes  drops  tx calls  rx calls  notified  copies  copied  cpu
-a0            0       0 B           0       0 B      0         0         0         0       0     0 B    -
-all           0       0 B           0       0 B      0         0         0         0       0     0 B    -
+vm   tx packets  tx bytes  rx packets  rx bytes  drops  tx calls  rx calls  notified  copies  copied  cpu  work
+a0            0       0 B           0       0 B      0         0         0         0       0     0 B    -     -
+all           0       0 B           0       0 B      0         0         0         0       0     0 B    -     -
 no drops
 ";
         assert_eq!(report.render(), expected);

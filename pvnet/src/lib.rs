@@ -38,6 +38,8 @@ pub mod namespace;
 #[cfg(feature = "std")]
 pub mod packet;
 #[cfg(feature = "std")]
+pub mod priority;
+#[cfg(feature = "std")]
 pub mod sched;
 #[cfg(feature = "std")]
 mod sys;

@@ -33,6 +33,7 @@ pub fn render_ports(ports: &[PortStatus]) -> String {
         Column::right("queued"),
         Column::right("in flight"),
         Column::right("upcalls"),
+        Column::right("work"),
     ]);
     let mut reasons = String::new();
     for port in ports {
@@ -59,6 +60,7 @@ pub fn render_ports(ports: &[PortStatus]) -> String {
             count(port.queued),
             count(port.in_flight),
             count(port.upcalls),
+            span(Duration::from_nanos(port.tx.work_ns.saturating_add(port.rx.work_ns))),
         ]);
     }
     format!("{table}{reasons}")
@@ -113,10 +115,12 @@ pub fn render_stats(stats: &StatsReport) -> String {
         Column::right("frames"),
         Column::right("bytes"),
         Column::right("drops"),
+        Column::right("work"),
     ]);
     for (direction, traffic) in [("tx", &stats.tx), ("rx", &stats.rx)] {
         let drops = count(traffic.drops.total());
-        totals.row([direction.to_owned(), count(traffic.frames), bytes(traffic.bytes), drops]);
+        let work = span(Duration::from_nanos(traffic.work_ns));
+        totals.row([direction.to_owned(), count(traffic.frames), bytes(traffic.bytes), drops, work]);
     }
     format!(
         "hyper-switch {}, pid {}, up {}: {} ports, {} flows, {} MAC addresses\n\n{totals}\n{}\n{}",
@@ -178,7 +182,7 @@ mod tests {
     use hyper_switch_dataplane::api::DropReason;
 
     fn traffic(frames: u64, bytes: u64, drops: &[(DropReason, u64)]) -> Traffic {
-        Traffic { frames, bytes, drops: drops.iter().copied().collect() }
+        Traffic { frames, bytes, drops: drops.iter().copied().collect(), work_ns: 1_500_000_000 }
     }
 
     /// Ports line up, numbers to the right, and a port that is down says why.
@@ -213,9 +217,9 @@ mod tests {
             upcalls: 0,
         };
         let expected = "\
-id  port  device       state  vlan         vm             tx frames  tx bytes  tx drops  rx frames  rx bytes  rx drops  queued  in flight  upcalls
- 0  web   tap:hp0      up     access 10    blocked (bpf)  1,234,567   1.50 GB         2          3     180 B         0      64          1        2
-11  up    packet:eth1  down   trunk 10+20  unknown                0       0 B         0          0       0 B         0       0          0        0
+id  port  device       state  vlan         vm             tx frames  tx bytes  tx drops  rx frames  rx bytes  rx drops  queued  in flight  upcalls   work
+ 0  web   tap:hp0      up     access 10    blocked (bpf)  1,234,567   1.50 GB         2          3     180 B         0      64          1        2  3.0 s
+11  up    packet:eth1  down   trunk 10+20  unknown                0       0 B         0          0       0 B         0       0          0        0   0 ms
 up is down: the interface is gone
 ";
         assert_eq!(render(&Answer::Ports(vec![web, up])), expected);
@@ -280,9 +284,9 @@ vlan  mac                port    age
         let expected = "\
 hyper-switch 0.1.0, pid 42, up 1d 01h 01m: 2 ports, 1,024 flows, 2 MAC addresses
 
-    frames  bytes  drops
-tx      12  720 B      1
-rx      10  600 B      3
+    frames  bytes  drops   work
+tx      12  720 B      1  1.5 s
+rx      10  600 B      3  1.5 s
 
 core  entries  transmit  receive  idle  cache hits  megaflow hits  misses
    3        9         5        4     0           0              0       0

@@ -203,6 +203,10 @@ pub struct Traffic {
     pub bytes: u64,
     /// Frames that were dropped.
     pub drops: Drops,
+    /// Nanoseconds for which cores worked on them on the VM's behalf, its own and any other: of `tx`, switched them;
+    /// of `rx`, copied them. They are of the clock, so a core that was taken away meanwhile counts.
+    #[serde(default)]
+    pub work_ns: u64,
 }
 
 impl Traffic {
@@ -211,6 +215,7 @@ impl Traffic {
         self.frames = self.frames.saturating_add(other.frames);
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.drops.add(&other.drops);
+        self.work_ns = self.work_ns.saturating_add(other.work_ns);
     }
 }
 
@@ -412,7 +417,12 @@ mod tests {
             state: PortState::Down { reason: "the interface is gone".into() },
             vlan: VlanStatus::from(&VlanMode::Access(7)),
             vm: VmStatus::from((Some(RunState::Running(CoreId(1))), RunSource::Bpf)),
-            tx: Traffic { frames: 1, bytes: 60, drops: [(DropReason::Truncated, 1)].into_iter().collect() },
+            tx: Traffic {
+                frames: 1,
+                bytes: 60,
+                drops: [(DropReason::Truncated, 1)].into_iter().collect(),
+                work_ns: 300,
+            },
             rx: Traffic::default(),
             in_flight: 0,
             queued: 0,

@@ -11,11 +11,17 @@
 //! ```
 //!
 //! Nobody polls: with no packet moving every thread sleeps. A VM of this process enters the switch on its own
-//! thread, as a hypercall does; [`Bell`] is how it is woken.
+//! thread, as a hypercall does; [`Bell`] is how it is woken. Where there are such VMs, each core that they may use has
+//! an idle worker besides (`idle`), which runs when they leave the core alone; `cores` knows when that is. A device
+//! needs none: it is served by a worker, which is nobody's processor time but the switch's.
 
 mod bell;
+mod cores;
+mod idle;
 mod runtime;
 mod service;
+mod timers;
+mod topology;
 mod vm_threads;
 mod worker;
 
@@ -25,11 +31,12 @@ pub use service::Snapshot;
 pub use vm_threads::VmThreads;
 
 use arc_swap::ArcSwapOption;
-use crossbeam_channel::Sender;
+use cores::Cores;
 use hyper_switch_dataplane::api::{Nanos, PortId};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
+use timers::Timers;
 
 /// Nanoseconds of the system's monotonic clock.
 pub fn now() -> Nanos {
@@ -52,18 +59,24 @@ pub enum RunSource {
 pub struct ThreadHost {
     bells: Box<[ArcSwapOption<GuestBell>]>,
     vms: Box<[ArcSwapOption<VmThreads>]>,
-    timers: Sender<(PortId, Nanos)>,
+    timers: Timers,
+    /// Wakes the service for a timer.
+    alarm: Bell,
+    cores: Arc<Cores>,
 }
 
 impl ThreadHost {
-    fn new(ports: usize, timers: Sender<(PortId, Nanos)>) -> ThreadHost {
+    fn new(ports: usize, alarm: Bell, cores: Cores) -> ThreadHost {
         let bells = (0..ports).map(|_| ArcSwapOption::empty()).collect();
         let vms = (0..ports).map(|_| ArcSwapOption::empty()).collect();
-        ThreadHost { bells, vms, timers }
+        ThreadHost { bells, vms, timers: Timers::new(ports), alarm, cores: Arc::new(cores) }
     }
 
     /// Has `bell` rung for notifications of `vm`; none for no longer.
     fn set_bell(&self, vm: PortId, bell: Option<Arc<GuestBell>>) {
+        if let Some(bell) = &bell {
+            bell.count_on(self.cores.clone());
+        }
         self.bells[usize::from(vm.0)].store(bell);
     }
 
@@ -95,9 +108,8 @@ impl Host for ThreadHost {
         self.seen(vm).0.unwrap_or(RunState::Blocked)
     }
 
-    fn home(&self, _vm: PortId) -> CoreId {
-        // Asked only where there are idle cores to choose from.
-        CoreId(0)
+    fn home(&self, vm: PortId) -> CoreId {
+        self.bells[usize::from(vm.0)].load().as_ref().map_or(CoreId::default(), |bell| bell.home())
     }
 
     fn notify(&self, vm: PortId) {
@@ -107,15 +119,16 @@ impl Host for ThreadHost {
     }
 
     fn idle_cores(&self) -> CoreSet {
-        CoreSet::EMPTY
+        self.cores.idle()
     }
 
-    fn wake(&self, _core: CoreId) {
-        // No core is ever offered as idle, so none is woken.
+    fn wake(&self, core: CoreId) {
+        self.cores.wake(core);
     }
 
     fn arm(&self, vm: PortId, at: Nanos) {
-        // Fails only when the service has ended, and with it the switch.
-        let _ = self.timers.send((vm, at));
+        if self.timers.arm(vm, at) {
+            self.alarm.ring();
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! The runtime: a switch with its workers, its service and its control plane, started and stopped as one.
 
+use super::cores::Cores;
+use super::idle::IdleWorker;
 use super::service::{Channels, Service, ServiceHandle, Snapshot};
+use super::topology::{topology, usable_cpus};
 use super::worker::Worker;
 use super::{Bell, GuestBell, RunSource, ThreadHost, VmThreads, now};
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
@@ -17,6 +20,7 @@ use hyper_switch_dataplane::{
 use hyper_switch_pvnet::device::Device;
 use rustix::fd::{AsFd, BorrowedFd};
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,7 +39,8 @@ const RESTART_PAUSE: Duration = Duration::from_millis(100);
 pub struct HostConfig {
     /// The core of each worker; `None` is one that the scheduler places.
     pub workers: Vec<Option<usize>>,
-    /// Threads of VMs in this process that will enter the switch themselves.
+    /// Threads of VMs in this process that will enter the switch themselves. If there are any, and offload is on, each
+    /// core has an idle worker.
     pub guests: usize,
     /// Limits of MAC learning.
     pub learning: LearningConfig,
@@ -86,6 +91,7 @@ pub struct Runtime {
     switch: Arc<Switch>,
     host: Arc<ThreadHost>,
     service: ServiceHandle,
+    idle_workers: Vec<IdleWorker>,
     workers: Vec<Worker>,
     service_thread: Option<JoinHandle<()>>,
     supervisor: Option<Supervisor>,
@@ -107,42 +113,53 @@ impl Runtime {
         config: &HostConfig,
         clock: impl Fn() -> Nanos + Clone + Send + 'static,
     ) -> io::Result<Runtime> {
-        let workers = config.workers.len() as u16;
-        let cores = config.workers.len() + config.guests + 1;
-        let seed = random_seed()?;
+        let offloads = config.optimisations.offload && config.guests > 0;
+        let cpus = Cores::new(if offloads { usable_cpus() } else { Vec::new() });
+        // Contexts, by number: idle workers, as the topology numbers them; workers; the service; VMs.
+        let first_worker = cpus.cpus().len();
+        let service_core = first_worker + config.workers.len();
+        let cores = service_core + 1 + config.guests;
         let (switch, control) = Switch::new(SwitchConfig {
             cores,
-            seed,
+            seed: random_seed()?,
             optimisations: config.optimisations,
+            topology: topology(Path::new("/"), cpus.cpus()),
             ..SwitchConfig::default()
         });
-        let core = |number: u16| -> CoreContext {
-            switch.core_context(CoreId(number)).expect("every core's context is taken once")
+        let core = |number: usize| -> CoreContext {
+            switch.core_context(CoreId(number as u16)).expect("every core's context is taken once")
         };
-        let (timers, timers_in) = unbounded();
         let (requests, requests_in) = unbounded();
         let (events, events_in) = unbounded();
         let (orders, orders_in) = unbounded();
         let (bell, rung) = Bell::new();
-        let host = Arc::new(ThreadHost::new(switch.config().max_ports, timers));
+        let (alarm, armed) = Bell::new();
+        let host = Arc::new(ThreadHost::new(switch.config().max_ports, alarm, cpus));
 
-        let channels = Channels { requests: requests_in, events, orders: orders_in, timers: timers_in, rung };
-        let service = Service::new(control, core(workers), host.clone(), channels);
+        let channels = Channels { requests: requests_in, events, orders: orders_in, armed, rung };
+        let service = Service::new(control, core(service_core), host.clone(), channels);
         let service_thread =
             std::thread::Builder::new().name("service".into()).spawn(move || service.run())?;
         let handle = ServiceHandle { orders, bell: bell.clone() };
         let supervisor = Supervisor::start(config.learning, clock, events_in, requests)?;
-        let started = config.workers.iter().enumerate().map(|(number, pinned)| {
-            Worker::start(number, *pinned, switch.clone(), core(number as u16), host.clone(), bell.clone())
+        let workers = (first_worker..).zip(&config.workers).map(|(number, pinned)| {
+            let (switch, host) = (switch.clone(), host.clone());
+            Worker::start(number - first_worker, *pinned, switch, core(number), host, bell.clone())
         });
-        let workers_started = started.collect::<io::Result<Vec<_>>>()?;
+        let workers = workers.collect::<io::Result<_>>()?;
+        let idle_workers = (0..first_worker).map(|number| {
+            let (switch, host) = (switch.clone(), host.clone());
+            IdleWorker::start(CoreId(number as u16), switch, core(number), host, bell.clone())
+        });
+        let idle_workers = idle_workers.collect::<io::Result<_>>()?;
         Ok(Runtime {
             host,
             service: handle,
-            workers: workers_started,
+            idle_workers,
+            workers,
             service_thread: Some(service_thread),
             supervisor: Some(supervisor),
-            guests: Mutex::new(workers + 1..cores as u16),
+            guests: Mutex::new(service_core as u16 + 1..cores as u16),
             next_worker: 0,
             switch,
         })
@@ -222,7 +239,16 @@ impl Runtime {
 
     /// What each worker has done.
     pub fn activity(&self) -> Vec<CoreActivity> {
-        (0..self.workers.len()).map(|core| self.switch.activity(CoreId(core as u16))).collect()
+        let first = self.idle_workers.len();
+        (first..first + self.workers.len()).map(|core| self.switch.activity(CoreId(core as u16))).collect()
+    }
+
+    /// What all that enter the switch have done together: workers, VMs, idle workers, timers.
+    pub fn total_activity(&self) -> CoreActivity {
+        let mut total = CoreActivity::default();
+        (0..self.switch.config().cores)
+            .for_each(|core| total.add(&self.switch.activity(CoreId(core as u16))));
+        total
     }
 
     /// The MAC addresses that the control plane has learned; none if it does not answer.
@@ -234,6 +260,7 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         self.workers.clear();
+        self.idle_workers.clear();
         self.supervisor = None;
         self.service.ask(|service| service.stop());
         if let Some(thread) = self.service_thread.take() {

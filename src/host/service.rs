@@ -10,7 +10,7 @@ use hyper_switch_dataplane::api::{Event, FlowRecord, Nanos, PortId, Request};
 use hyper_switch_dataplane::{
     AttachError, Barrier, Control, CoreContext, Entered, PortConfig, PortState, PortStatus,
 };
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ pub(super) struct Channels {
     pub(super) requests: Receiver<Request>,
     pub(super) events: Sender<Event>,
     pub(super) orders: Receiver<Order>,
-    pub(super) timers: Receiver<(PortId, Nanos)>,
+    /// A timer was armed that the service would sleep past.
+    pub(super) armed: Receiver<()>,
     pub(super) rung: Receiver<()>,
 }
 
@@ -44,42 +45,12 @@ pub struct Snapshot {
     pub at: Nanos,
 }
 
-/// The timers that the switch asked for: the earliest of each port.
-#[derive(Default)]
-struct Timers {
-    by_time: BTreeSet<(Nanos, PortId)>,
-    by_port: HashMap<PortId, Nanos>,
-}
-
-impl Timers {
-    fn arm(&mut self, port: PortId, at: Nanos) {
-        let earliest = self.by_port.entry(port).or_insert(at);
-        if at < *earliest {
-            self.by_time.remove(&(*earliest, port));
-            *earliest = at;
-        }
-        self.by_time.insert((*earliest, port));
-    }
-
-    fn next(&self) -> Option<Nanos> {
-        self.by_time.first().map(|(at, _)| *at)
-    }
-
-    fn take_due(&mut self, now: Nanos) -> Option<PortId> {
-        let (_, port) = self.by_time.first().filter(|(at, _)| *at <= now).copied()?;
-        self.by_time.pop_first();
-        self.by_port.remove(&port);
-        Some(port)
-    }
-}
-
 /// The service's own side.
 pub(super) struct Service {
     control: Control,
     cx: CoreContext,
     host: Arc<ThreadHost>,
     channels: Channels,
-    timers: Timers,
     /// Barriers that some core has not passed, oldest first.
     barriers: Vec<(u64, Barrier)>,
     /// Ports that were reported as broken.
@@ -106,7 +77,6 @@ impl Service {
             cx,
             host,
             channels,
-            timers: Timers::default(),
             barriers: Vec::new(),
             broken: HashSet::new(),
             vms: Vec::new(),
@@ -120,7 +90,7 @@ impl Service {
     pub(super) fn run(mut self) {
         while !self.stopping {
             let alarm = self.next_deadline().map_or_else(never, after);
-            let Channels { requests, orders, timers, rung, .. } = &self.channels;
+            let Channels { requests, orders, armed, rung, .. } = &self.channels;
             select! {
                 recv(requests) -> request => match request {
                     Ok(request) => self.carry_out(request),
@@ -130,12 +100,11 @@ impl Service {
                     Ok(order) => order(&mut self),
                     Err(_) => return,
                 },
-                recv(timers) -> timer => if let Ok((port, at)) = timer {
-                    self.timers.arm(port, at);
-                },
                 recv(rung) -> _ => self.look_around(),
+                recv(armed) -> _ => {}
                 recv(alarm) -> _ => {}
             }
+            self.host.timers.wake();
             self.fire_timers();
             self.rescan();
             self.answer_barriers();
@@ -147,17 +116,18 @@ impl Service {
 
     /// How long the service may sleep; for ever if there is nothing to wait for.
     fn next_deadline(&self) -> Option<Duration> {
+        let timer = self.host.timers.sleep();
         if self.detaching || !self.barriers.is_empty() {
             return Some(BARRIER_RETRY);
         }
         let rescan = self.rescans().then_some(self.rescan_at);
-        self.timers.next().into_iter().chain(rescan).min().map(|at| at.since(now()))
+        timer.into_iter().chain(rescan).min().map(|at| at.since(now()))
     }
 
     fn fire_timers(&mut self) {
-        while let Some(port) = self.timers.take_due(now()) {
-            let switch = self.control.switch().clone();
-            let entered = switch.expire(&mut self.cx, &*self.host, port);
+        let (switch, host) = (self.control.switch().clone(), self.host.clone());
+        for port in host.timers.take_due(now()) {
+            let entered = switch.expire(&mut self.cx, &*host, port);
             self.after_entry(entered);
         }
     }
@@ -327,24 +297,5 @@ impl ServiceHandle {
         });
         self.orders.send(order).ok()?;
         answered.recv().ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_ports_timers_the_earliest_fires_once() {
-        let mut timers = Timers::default();
-        for (port, at) in [(1, 50), (2, 20), (1, 30), (1, 40), (2, 60)] {
-            timers.arm(PortId(port), Nanos(at));
-        }
-        assert_eq!((timers.next(), timers.take_due(Nanos(19))), (Some(Nanos(20)), None));
-        assert_eq!(timers.take_due(Nanos(100)), Some(PortId(2)));
-        timers.arm(PortId(2), Nanos(25));
-        assert_eq!((timers.next(), timers.take_due(Nanos(30))), (Some(Nanos(25)), Some(PortId(2))));
-        assert_eq!((timers.take_due(Nanos(30)), timers.take_due(Nanos(30))), (Some(PortId(1)), None));
-        assert_eq!(timers.next(), None);
     }
 }

@@ -53,6 +53,15 @@ impl Hypercall for Priced {
     fn frames_wait(&mut self) -> bool {
         self.way.frames_wait()
     }
+
+    fn block(&mut self) -> bool {
+        let stays = self.way.block();
+        if stays {
+            // To block is free for all architectures; an interrupt instead has its price.
+            self.cost.pay();
+        }
+        stays
+    }
 }
 
 /// Processor time of the calling thread so far, in nanoseconds.

@@ -198,16 +198,17 @@ fn vm_reports(vms: impl Iterator<Item = Vm>, before: &Snapshot, after: &Snapshot
 /// What the switch did for one VM between two moments.
 fn vm_report(start: &PortStatus, end: &PortStatus) -> VmReport {
     let counters = end.counters.clone().since(&start.counters);
-    let traffic = |frames, bytes, drops: [u64; DROP_REASONS]| Traffic {
+    let traffic = |frames, bytes, drops: [u64; DROP_REASONS], work_ns| Traffic {
         frames,
         bytes,
         drops: DropReason::ALL.iter().copied().zip(drops).collect(),
+        work_ns,
     };
     let (tx, rx) = (counters.tx, counters.rx);
     VmReport {
         name: end.info.name.clone(),
-        tx: traffic(tx.frames, tx.bytes, counters.tx_drops),
-        rx: traffic(rx.frames, rx.bytes, counters.rx_drops),
+        tx: traffic(tx.frames, tx.bytes, counters.tx_drops, tx.switching_ns),
+        rx: traffic(rx.frames, rx.bytes, counters.rx_drops, rx.copying_ns),
         transmit_calls: tx.entries,
         receive_calls: rx.entries,
         notifications: rx.notifications,

@@ -66,7 +66,7 @@ impl Driver {
             return false;
         }
         self.take_interrupt(hypercall);
-        !self.interrupted
+        !self.interrupted && !hypercall.block()
     }
 
     fn take_interrupt(&mut self, hypercall: &mut dyn Hypercall) {

@@ -70,6 +70,12 @@ pub trait Hypercall {
     fn frames_wait(&mut self) -> bool {
         true
     }
+
+    /// The VM is about to block, which is an entry as any other: an interrupt that was put off because the VM was awake
+    /// is due. Answers whether it need not block, as there is something to look at.
+    fn block(&mut self) -> bool {
+        false
+    }
 }
 
 /// What the VM's thread does next.

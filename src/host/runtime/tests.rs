@@ -1,10 +1,12 @@
-//! A control plane that dies, under a switch that goes on: in-process VMs talk TCP across it, and the control
-//! plane's clock panics whenever the test wants.
+//! A switch on real threads: in-process VMs talk TCP across it. Its control plane dies, by a clock that panics whenever
+//! the test wants, and the switch goes on; idle workers do the VMs' work, and end with it.
 
 use super::*;
+use hyper_switch_dataplane::host::CoreSet;
 use hyper_switch_pvnet::guest::workload::{EchoServer, RequestClient, Workload};
 use hyper_switch_pvnet::guest::{Guest, GuestConfig, Hypercall, Poll, Stack};
 use std::net::SocketAddrV4;
+use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -152,4 +154,53 @@ fn the_switch_outlives_its_control_plane() {
         assert_eq!(macs_known(), 3);
         assert!(talking().iter().all(|(_, drops)| *drops == 0));
     });
+}
+
+/// Has two VMs talk until there were 1000 round trips and `enough` was done, then stops the switch while they go on.
+/// Answers what was done, and what is left of the switch's idle workers.
+fn talk(
+    optimisations: Optimisations,
+    enough: impl Fn(&CoreActivity) -> bool,
+) -> (CoreActivity, Weak<Cores>, usize) {
+    let config =
+        HostConfig { workers: vec![], guests: 2, learning: LearningConfig::default(), optimisations };
+    let runtime = Runtime::start(&config).unwrap();
+    let (done, trips) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let _finish = Finish(&done);
+        scope.spawn(|| run_vm(&runtime, 0, &done, servers));
+        wait_until("the server is there", || runtime.snapshot().unwrap().ports.len() == 1);
+        scope.spawn(|| run_vm(&runtime, 1, &done, |stack| client(stack, 7, &trips)));
+        wait_until("the VMs talk", || trips.load(Ordering::Relaxed) >= 1000);
+        wait_until("enough was done", || enough(&runtime.total_activity()));
+        let drops = [0, 1].map(|n| upcalls_and_drops(&runtime, n).1);
+        assert_eq!(drops, [0, 0]);
+    });
+    let (activity, idle_workers) = (runtime.total_activity(), runtime.idle_workers.len());
+    (activity, Arc::downgrade(&runtime.host.cores), idle_workers)
+}
+
+/// Holds that idle workers, where a core is left to them, do work that VMs leave to them, and are gone when the switch
+/// is. By two VMs of which mostly one is awake.
+#[test]
+fn idle_workers_work_for_vms_and_end() {
+    let offload = Optimisations { offload: true, ..Optimisations::NONE };
+    for optimisations in [offload, Optimisations::ALL] {
+        let cores = usable_cpus().len();
+        // A lone core is never idle when a VM has work for it.
+        let enough = |did: &CoreActivity| cores == 1 || (did.handovers > 3 && did.idle_entries > 3);
+        let (did, left, idle_workers) = talk(optimisations, enough);
+        assert_eq!(idle_workers, cores.min(usize::from(CoreSet::CAPACITY)));
+        // Each entry is for a message, but for the few that go on where an earlier one had done enough.
+        assert!(cores == 1 || did.idle_entries <= 2 * did.handovers, "{did:?}");
+        assert!(left.upgrade().is_none(), "nobody is left who could be woken");
+    }
+}
+
+/// Holds that without offload there are no idle workers, and nothing is left to any.
+#[test]
+fn without_offload_nothing_is_left_to_others() {
+    let optimisations = Optimisations { offload: false, ..Optimisations::ALL };
+    let (did, _, idle_workers) = talk(optimisations, |_| true);
+    assert_eq!((idle_workers, did.idle_entries, did.handovers), (0, 0, 0));
 }

@@ -8,6 +8,7 @@ use crate::pair::{cannot, vm_reports};
 use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
 use hyper_switch_dataplane::VmBackend;
 use hyper_switch_dataplane::api::PortId;
+use hyper_switch_dataplane::counters::CoreActivity;
 use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_pvnet::guest::Hypercall;
 use std::sync::{Arc, OnceLock};
@@ -15,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 pub(super) struct HyperSwitch {
     runtime: Runtime,
     vms: usize,
-    before: OnceLock<Snapshot>,
+    before: OnceLock<(Snapshot, u64)>,
 }
 
 impl HyperSwitch {
@@ -34,6 +35,12 @@ impl HyperSwitch {
         let stopped = || Failure::new(FailureKind::Runtime, "the switch stopped during the measurement");
         self.runtime.snapshot().ok_or_else(stopped)
     }
+
+    /// Entries by the switch's own threads, each of which was woken for it: idle workers, and timers.
+    fn wakeups(&self) -> u64 {
+        let CoreActivity { idle_entries, timer_entries, .. } = self.runtime.total_activity();
+        idle_entries + timer_entries
+    }
 }
 
 impl Architecture for HyperSwitch {
@@ -45,16 +52,16 @@ impl Architecture for HyperSwitch {
     }
 
     fn start(&self) -> Result<(), Failure> {
-        let before = self.snapshot()?;
+        let before = (self.snapshot()?, self.wakeups());
         self.before.get_or_init(|| before);
         Ok(())
     }
 
     fn finish(self: Box<Self>) -> Result<Carried, Failure> {
         let after = self.snapshot()?;
-        let before = self.before.get().expect("it was started");
+        let (before, wakeups) = self.before.get().expect("it was started");
         let vms = vm_reports((0..self.vms).map(Vm::numbered), before, &after);
-        Ok(Carried { vms, ..Carried::default() })
+        Ok(Carried { vms, wakeups: self.wakeups() - wakeups, ..Carried::default() })
     }
 }
 
@@ -80,5 +87,13 @@ impl Hypercall for GuestEntrance {
 
     fn frames_wait(&mut self) -> bool {
         self.entrance.is_receive_needed(self.port)
+    }
+
+    fn block(&mut self) -> bool {
+        let frames_wait = self.frames_wait();
+        if frames_wait {
+            self.entrance.receive(self.port);
+        }
+        frames_wait
     }
 }
