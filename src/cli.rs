@@ -9,7 +9,8 @@ use crate::log_filter::LogFilter;
 use crate::optimisations::{OptimisationSet, SetError};
 use crate::port_spec::PortSpec;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hyper_switch_pvnet::guest::raw;
+use hyper_switch_dataplane::policy::notification;
+use hyper_switch_pvnet::guest::{doorbell, raw};
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -72,6 +73,17 @@ pub struct PairOptions {
     pub rate_per_s: Option<NonZeroU64>,
     /// What each entry into the hypervisor, and each interrupt taken, costs these VMs, in nanoseconds.
     pub entry_cost_ns: u64,
+    /// How VMs of this process and the switch batch, where they do. Not asked for: `benches/pace.rs` alone sweeps them.
+    pub paces: Paces,
+}
+
+/// The parameters of batching, both ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paces {
+    /// Of the switch's notifications.
+    pub notification: notification::Pace,
+    /// Of the VMs' doorbells.
+    pub doorbell: doorbell::Pace,
 }
 
 /// What `hyper-switch ctl` is to do.
@@ -493,6 +505,7 @@ impl PairArgs {
             frame_bytes,
             rate_per_s: rate,
             entry_cost_ns: entry_cost,
+            paces: Paces::default(),
         })
     }
 }
@@ -585,6 +598,7 @@ mod tests {
             frame_bytes: 60,
             rate_per_s: None,
             entry_cost_ns: 0,
+            paces: Paces::default(),
         };
         assert_eq!(command("pair"), Command::Pair(expected.clone()));
         expected.backend = Backend::Tap;

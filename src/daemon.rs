@@ -17,6 +17,7 @@ use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
 use hyper_switch_controlplane::mac::MacEntry;
 use hyper_switch_dataplane::api::{DropReason, PortId};
 use hyper_switch_dataplane::counters::{CoreActivity, DROP_REASONS};
+use hyper_switch_dataplane::policy::notification::Pace;
 use hyper_switch_pvnet::packet::{PacketError, PacketSocket};
 use hyper_switch_pvnet::sched::{Process, Watcher};
 use hyper_switch_pvnet::tap::{Tap, TapError};
@@ -43,6 +44,7 @@ pub fn run(options: &RunOptions) -> Result<String, Failure> {
         guests: 0,
         learning: learning(&options.learning),
         optimisations: options.optimisations.into(),
+        pace: Pace::default(),
     };
     let mut runtime = Runtime::start(&config).map_err(cannot("cannot start the switch"))?;
     let mut attached = HashMap::new();

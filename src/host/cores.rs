@@ -11,6 +11,7 @@
 use super::now;
 use hyper_switch_dataplane::host::{CoreId, CoreSet};
 use rustix::thread::sched_getcpu;
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::{self, Thread};
@@ -42,15 +43,18 @@ struct IdleBell {
     thread: OnceLock<Thread>,
     /// When it was last woken, in nanoseconds.
     woken_ns: AtomicU64,
-    /// When it began to work then. Its own, as is `pause`.
-    began_ns: AtomicU64,
+    /// How long it took to wake up. Its own, as the rest.
+    waking_ns: AtomicU64,
+    /// The worker's processor time when it began to work then.
+    began_cpu_ns: AtomicU64,
     /// How often it was passed over after its last wake-up; 0 if that was worth it.
     pause: AtomicU32,
-    /// How often it is still to be passed over.
+    /// How often it is still to be passed over; counted by those who do.
     passes: AtomicU32,
 }
 
 /// How often a core is passed over that took `wake_ns` to wake up and worked for `work_ns`, after `pause` the last time.
+/// What it worked is processor time: a VM may have taken the core from it meanwhile.
 fn next_pause(pause: u32, wake_ns: u64, work_ns: u64) -> u32 {
     if work_ns >= wake_ns { 0 } else { (2 * pause).clamp(1, LONGEST_PAUSE) }
 }
@@ -140,8 +144,16 @@ impl Cores {
         while !bell.rung.swap(false, Ordering::Acquire) {
             thread::park();
         }
-        bell.began_ns.store(now().0, Ordering::Relaxed);
+        let waking_ns = now().0.saturating_sub(bell.woken_ns.load(Ordering::Relaxed));
+        bell.waking_ns.store(waking_ns, Ordering::Relaxed);
+        bell.began_cpu_ns.store(cpu_ns(), Ordering::Relaxed);
     }
+}
+
+/// Processor time of the calling thread so far, in nanoseconds.
+fn cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 impl IdleBell {
@@ -156,9 +168,9 @@ impl IdleBell {
 
     /// Decides what the wake-up was worth that ends now.
     fn weigh(&self) {
-        let [woken, began] = [&self.woken_ns, &self.began_ns].map(|time| time.load(Ordering::Relaxed));
-        let pause = self.pause.load(Ordering::Relaxed);
-        let pause = next_pause(pause, began.saturating_sub(woken), now().0.saturating_sub(began));
+        let work_ns = cpu_ns().saturating_sub(self.began_cpu_ns.load(Ordering::Relaxed));
+        let waking_ns = self.waking_ns.load(Ordering::Relaxed);
+        let pause = next_pause(self.pause.load(Ordering::Relaxed), waking_ns, work_ns);
         self.pause.store(pause, Ordering::Relaxed);
         self.passes.store(pause, Ordering::Relaxed);
     }

@@ -14,6 +14,7 @@ use hyper_switch_dataplane::api::{Event, Nanos, PortId, Request, VlanMode};
 use hyper_switch_dataplane::counters::CoreActivity;
 use hyper_switch_dataplane::host::{CoreId, RunState};
 use hyper_switch_dataplane::policy::Optimisations;
+use hyper_switch_dataplane::policy::notification::Pace;
 use hyper_switch_dataplane::{
     AttachError, Backend, CoreContext, PortConfig, Switch, SwitchConfig, VmBackend,
 };
@@ -46,6 +47,8 @@ pub struct HostConfig {
     pub learning: LearningConfig,
     /// Which optimisations of the switch are on.
     pub optimisations: Optimisations,
+    /// The parameters of batching.
+    pub pace: Pace,
 }
 
 /// A device that a worker can watch.
@@ -123,6 +126,7 @@ impl Runtime {
             cores,
             seed: random_seed()?,
             optimisations: config.optimisations,
+            pace: config.pace,
             topology: topology(Path::new("/"), cpus.cpus()),
             ..SwitchConfig::default()
         });

@@ -6,7 +6,7 @@ use super::cost::{EntryCost, Priced, other_threads_cpu_ns, thread_cpu_ns};
 use super::tenant::Tenant;
 use super::trial::{StopOnDrop, Trial, Vm};
 use super::{Outcome, cannot, joined};
-use crate::cli::Arch;
+use crate::cli::{Arch, Paces};
 use crate::exit::Failure;
 use crate::host::{GuestBell, now};
 use crate::progress::Progress;
@@ -15,7 +15,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use hyper_switch_dataplane::VmBackend;
 use hyper_switch_dataplane::api::Nanos;
 use hyper_switch_dataplane::policy::Optimisations;
-use hyper_switch_pvnet::guest::doorbell::Pace;
 use hyper_switch_pvnet::guest::{GuestCounters, Poll};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -31,8 +30,8 @@ pub(super) struct Setting {
     pub(super) optimisations: Optimisations,
     /// What their entries cost.
     pub(super) cost: EntryCost,
-    /// How they batch their own.
-    pub(super) batching: Option<Pace>,
+    /// How it and they batch, where they do.
+    pub(super) paces: Paces,
 }
 
 /// Runs `trial` on a switch of its own, which nothing of an earlier trial has warmed.
@@ -42,7 +41,7 @@ pub(super) fn run(
     interrupted: &AtomicBool,
     progress: &mut Progress,
 ) -> Result<Outcome, Failure> {
-    let architecture = arch::of(setting.arch, setting.optimisations, trial.vms().len(), setting.cost)?;
+    let architecture = arch::of(&setting, trial.vms().len())?;
     let switch = &*architecture;
     let (measured, costs, switching_ns, elapsed) = thread::scope(|scope| {
         let (attached, attaching) = bounded(trial.vms().len());
@@ -105,7 +104,8 @@ fn live(
     attached: Sender<()>,
     start: &Receiver<()>,
 ) -> Result<VmCost, String> {
-    let mut tenant = Tenant::new(vm, trial, setting.batching)?;
+    let batching = setting.optimisations.batching.then_some(setting.paces.doorbell);
+    let mut tenant = Tenant::new(vm, trial, batching)?;
     let bell = Arc::new(GuestBell::of_this_thread());
     let nic = tenant.nic();
     let rings = VmBackend {

@@ -35,7 +35,6 @@ use hyper_switch_dataplane::PortStatus;
 use hyper_switch_dataplane::api::DropReason;
 use hyper_switch_dataplane::counters::DROP_REASONS;
 use hyper_switch_dataplane::policy::Optimisations;
-use hyper_switch_pvnet::guest::doorbell::Pace;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fmt;
 use std::sync::Arc;
@@ -106,7 +105,7 @@ fn measure(
                 arch: point.arch,
                 optimisations,
                 cost: cost::EntryCost { ns: options.entry_cost_ns },
-                batching: optimisations.batching.then(Pace::default),
+                paces: options.paces,
             };
             inprocess::run(&trial, setting, interrupted, &mut progress)?
         }
@@ -248,7 +247,7 @@ fn cannot(what: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Arch;
+    use crate::cli::{Arch, Paces};
     use std::thread;
 
     fn options(workloads: &[Workload], seconds: f64) -> PairOptions {
@@ -266,6 +265,7 @@ mod tests {
             frame_bytes: 60,
             rate_per_s: None,
             entry_cost_ns: 0,
+            paces: Paces::default(),
         }
     }
 

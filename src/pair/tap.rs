@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
 use hyper_switch_dataplane::api::VlanMode;
 use hyper_switch_dataplane::policy::Optimisations;
+use hyper_switch_dataplane::policy::notification::Pace;
 use hyper_switch_pvnet::guest::workload::Pattern;
 use hyper_switch_pvnet::namespace::{Interface, Namespace, NamespaceError};
 use hyper_switch_pvnet::tap::{Tap, TapError};
@@ -48,8 +49,13 @@ pub(super) fn run(
     progress: &mut Progress,
 ) -> Result<Outcome, Failure> {
     // One worker that the scheduler places: it runs best beside whoever sends.
-    let config =
-        HostConfig { workers: vec![None], guests: 0, learning: LearningConfig::default(), optimisations };
+    let config = HostConfig {
+        workers: vec![None],
+        guests: 0,
+        learning: LearningConfig::default(),
+        optimisations,
+        pace: Pace::default(),
+    };
     let mut runtime = Runtime::start(&config).map_err(cannot("start the switch"))?;
     let mut namespaces = Vec::new();
     for vm in trial.vms() {

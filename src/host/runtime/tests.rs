@@ -120,6 +120,7 @@ fn the_switch_outlives_its_control_plane() {
         guests: 3,
         learning: LearningConfig::default(),
         optimisations: Optimisations::ALL,
+        pace: Pace::default(),
     };
     let runtime = Runtime::start_with_clock(&config, clock).unwrap();
     let (done, first, late) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
@@ -162,8 +163,13 @@ fn talk(
     optimisations: Optimisations,
     enough: impl Fn(&CoreActivity) -> bool,
 ) -> (CoreActivity, Weak<Cores>, usize) {
-    let config =
-        HostConfig { workers: vec![], guests: 2, learning: LearningConfig::default(), optimisations };
+    let config = HostConfig {
+        workers: vec![],
+        guests: 2,
+        learning: LearningConfig::default(),
+        optimisations,
+        pace: Pace::default(),
+    };
     let runtime = Runtime::start(&config).unwrap();
     let (done, trips) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {

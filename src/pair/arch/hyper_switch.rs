@@ -3,13 +3,13 @@
 use super::{Architecture, Carried};
 use crate::exit::{Failure, FailureKind};
 use crate::host::{Entrance, GuestBell, HostConfig, Runtime, Snapshot};
+use crate::pair::inprocess::Setting;
 use crate::pair::trial::Vm;
 use crate::pair::{cannot, vm_reports};
 use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
 use hyper_switch_dataplane::VmBackend;
 use hyper_switch_dataplane::api::PortId;
 use hyper_switch_dataplane::counters::CoreActivity;
-use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_pvnet::guest::Hypercall;
 use std::sync::{Arc, OnceLock};
 
@@ -20,12 +20,13 @@ pub(super) struct HyperSwitch {
 }
 
 impl HyperSwitch {
-    pub(super) fn new(vms: usize, optimisations: Optimisations) -> Result<HyperSwitch, Failure> {
+    pub(super) fn new(vms: usize, setting: &Setting) -> Result<HyperSwitch, Failure> {
         let config = HostConfig {
             workers: Vec::new(),
             guests: vms,
             learning: LearningConfig::default(),
-            optimisations,
+            optimisations: setting.optimisations,
+            pace: setting.paces.notification,
         };
         let runtime = Runtime::start(&config).map_err(cannot("start the switch"))?;
         Ok(HyperSwitch { runtime, vms, before: OnceLock::new() })

@@ -17,14 +17,13 @@ mod hyper_switch;
 mod port;
 mod vhost;
 
-use super::cost::EntryCost;
+use super::inprocess::Setting;
 use super::trial::Vm;
 use crate::cli::Arch;
 use crate::exit::Failure;
 use crate::host::GuestBell;
 use crate::report::VmReport;
 use hyper_switch_dataplane::VmBackend;
-use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_pvnet::guest::Hypercall;
 use std::sync::Arc;
 
@@ -58,19 +57,14 @@ pub(super) struct Carried {
     pub(super) wakeups: u64,
 }
 
-/// Makes the architecture for `vms` VMs; `optimisations` are of this switch.
+/// Makes the architecture of `setting` for `vms` VMs.
 ///
 /// # Errors
 /// The system gives us no thread.
-pub(super) fn of(
-    arch: Arch,
-    optimisations: Optimisations,
-    vms: usize,
-    cost: EntryCost,
-) -> Result<Box<dyn Architecture>, Failure> {
-    Ok(match arch {
-        Arch::HyperSwitch => Box::new(hyper_switch::HyperSwitch::new(vms, optimisations)?),
-        Arch::DriverDomain => Box::new(driver_domain::DriverDomain::new(cost)),
+pub(super) fn of(setting: &Setting, vms: usize) -> Result<Box<dyn Architecture>, Failure> {
+    Ok(match setting.arch {
+        Arch::HyperSwitch => Box::new(hyper_switch::HyperSwitch::new(vms, setting)?),
+        Arch::DriverDomain => Box::new(driver_domain::DriverDomain::new(setting.cost)),
         Arch::Vhost => Box::new(vhost::Vhost::new(vms)),
     })
 }
