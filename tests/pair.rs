@@ -280,7 +280,7 @@ fn matrix() {
     // A folder that has to be made.
     let out = folder.path().join("some/report");
     let arguments =
-        "--workload stream --pairs 1,2 --optimisations each --repeat 2 --duration 0.05 --seed 3 --json";
+        "--workload stream --pairs 1,2 --optimisations each --repeat 2 --duration 0.3 --seed 3 --json";
     let output = pair(arguments).arg("--report").arg(&out).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: ExperimentReport = serde_json::from_slice(&output.stdout).unwrap();
