@@ -5,8 +5,9 @@
 //! VMs are awake than there are cores: as many would fill all of them, wherever they ran last. So an idle worker, which
 //! gets only what is left over, is not asked where nothing is left over.
 //!
-//! A core that takes longer to wake up than it then works is worth nothing: who woke it would have been done before. So
-//! after each such wake-up it is passed over for a while, twice as long each time, and tried again then.
+//! A core that works no longer than it takes to wake up, and whoever waits for its work takes again, is worth nothing: who
+//! woke it would have been done before. So is one that others than VMs use, where an idle worker comes late. After each such
+//! wake-up the core is passed over for a while, twice as long each time, and tried again then.
 
 use super::now;
 use hyper_switch_dataplane::host::{CoreId, CoreSet};
@@ -20,7 +21,7 @@ use std::thread::{self, Thread};
 const LIMIT: usize = CoreSet::CAPACITY as usize;
 
 /// The most often that a core is passed over before it is tried again: so what a trial costs is not felt.
-const LONGEST_PAUSE: u32 = 1024;
+const LONGEST_PAUSE: u32 = 1 << 16;
 
 /// The processors, and who is awake on them.
 pub(super) struct Cores {
@@ -56,7 +57,7 @@ struct IdleBell {
 /// How often a core is passed over that took `wake_ns` to wake up and worked for `work_ns`, after `pause` the last time.
 /// What it worked is processor time: a VM may have taken the core from it meanwhile.
 fn next_pause(pause: u32, wake_ns: u64, work_ns: u64) -> u32 {
-    if work_ns >= wake_ns { 0 } else { (2 * pause).clamp(1, LONGEST_PAUSE) }
+    if work_ns >= 2 * wake_ns { 0 } else { (2 * pause).clamp(1, LONGEST_PAUSE) }
 }
 
 impl Cores {
@@ -206,8 +207,8 @@ mod tests {
 
     #[test]
     fn a_core_that_is_not_worth_it_is_tried_ever_less_often() {
-        assert_eq!([0, 1, 2, 1024].map(|pause| next_pause(pause, 50, 49)), [1, 2, 4, LONGEST_PAUSE]);
-        assert_eq!(next_pause(512, 50, 50), 0);
+        assert_eq!([0, 1, 2, LONGEST_PAUSE].map(|pause| next_pause(pause, 50, 99)), [1, 2, 4, LONGEST_PAUSE]);
+        assert_eq!(next_pause(512, 50, 100), 0);
 
         let cores = Cores::new(vec![5000]);
         cores.asleep[0].store(1, Ordering::Relaxed);
