@@ -58,8 +58,9 @@ fn explain(path: &Path, error: &io::Error) -> Failure {
     let shown = path.display();
     match error.kind() {
         NotFound | ConnectionRefused => {
+            // Only who asked at the default place may have meant another default place.
             let roots = Path::new(socket::ROOT_PATH);
-            let help = if path != roots && roots.exists() {
+            let help = if path != roots && path == socket::default_path() && roots.exists() {
                 format!("a daemon of root's may listen at {}: try again as root", roots.display())
             } else {
                 "start one, for example: hyper-switch run --port tap:hp0 --port tap:hp1\n      \
