@@ -70,6 +70,7 @@ fn measure(workload: Workload, set: OptimisationSet, paces: Paces) -> WorkloadRe
         frame_bytes: 1500,
         rate_per_s: None,
         entry_cost_ns: if is_raw { 1_000 } else { 0 },
+        cores: None,
         paces,
     };
     let report = pair::run(&options).expect("the pairs are measured");

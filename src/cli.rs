@@ -73,6 +73,8 @@ pub struct PairOptions {
     pub rate_per_s: Option<NonZeroU64>,
     /// What each entry into the hypervisor, and each interrupt taken, costs these VMs, in nanoseconds.
     pub entry_cost_ns: u64,
+    /// The cores that the VMs' threads are pinned to, in turn; none leaves that to the scheduler.
+    pub cores: Option<CoreList>,
     /// How VMs of this process and the switch batch, where they do. Not asked for: `benches/pace.rs` alone sweeps them.
     pub paces: Paces,
 }
@@ -269,6 +271,13 @@ struct PairArgs {
     /// EPYC Zen 4 under nested virtualisation (kvm_pvm, Linux 6.18, 2026-11).
     #[arg(long, value_name = "NS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=ENTRY_COST_NS))]
     entry_cost: u64,
+
+    /// Pin the VMs of this process to these cores, as in 0,2-3, in turn: the two of a pair behind each other
+    ///
+    /// Without it the scheduler places them, and a latency can fall into two groups: that of two VMs which share a core,
+    /// and that of two which do not. One core puts all on it.
+    #[arg(long, value_name = "LIST")]
+    cores: Option<CoreList>,
 }
 
 #[derive(Args)]
@@ -464,6 +473,7 @@ impl PairArgs {
             (self.rate.is_some(), "--rate"),
             (self.arch != [Arch::HyperSwitch], "--arch"),
             (self.entry_cost > 0, "--entry-cost"),
+            (self.cores.is_some(), "--cores"),
         ];
         if let Some((_, option)) = inprocess_only.iter().find(|(given, _)| *given)
             && self.backend != Backend::Inprocess
@@ -489,8 +499,20 @@ impl PairArgs {
         };
         no_duplicate("--pairs", &self.pairs, u16::to_string)?;
         no_duplicate("--arch", &self.arch, |arch| arch.name().to_owned())?;
-        let PairArgs { backend, pairs, duration, json, seed, rate, arch, entry_cost, repeat, report, .. } =
-            self;
+        let PairArgs {
+            backend,
+            pairs,
+            duration,
+            json,
+            seed,
+            rate,
+            arch,
+            entry_cost,
+            cores,
+            repeat,
+            report,
+            ..
+        } = self;
         Ok(PairOptions {
             backend,
             workloads,
@@ -505,6 +527,7 @@ impl PairArgs {
             frame_bytes,
             rate_per_s: rate,
             entry_cost_ns: entry_cost,
+            cores,
             paces: Paces::default(),
         })
     }
@@ -598,6 +621,7 @@ mod tests {
             frame_bytes: 60,
             rate_per_s: None,
             entry_cost_ns: 0,
+            cores: None,
             paces: Paces::default(),
         };
         assert_eq!(command("pair"), Command::Pair(expected.clone()));

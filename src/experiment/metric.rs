@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 pub enum Metric {
     /// Payload that arrived.
     Throughput,
-    /// The same by the cores that all CPU time used comes to: of VMs and of threads that only switch.
+    /// What a bare copy of the same frames does on one core.
+    Memcpy,
+    /// Payload that arrived by the cores that all CPU time used comes to: of VMs and of threads that only switch.
     ThroughputPerCore,
     /// Requests answered, or frames that arrived, a second.
     Transactions,
@@ -35,8 +37,9 @@ pub enum Metric {
 
 impl Metric {
     /// All metrics, in the order of a table's columns.
-    pub const ALL: [Metric; 12] = [
+    pub const ALL: [Metric; 13] = [
         Metric::Throughput,
+        Metric::Memcpy,
         Metric::ThroughputPerCore,
         Metric::Transactions,
         Metric::P50,
@@ -73,6 +76,7 @@ impl Metric {
     fn about(self) -> (&'static str, &'static str, &'static str, usize) {
         match self {
             Metric::Throughput => ("throughput_gbps", "Gb/s", "net throughput (Gb/s)", 2),
+            Metric::Memcpy => ("memcpy_gbps", "memcpy", "memcpy on one core (Gb/s)", 2),
             Metric::ThroughputPerCore => {
                 ("throughput_gbps_per_core", "Gb/s/core", "net throughput a core used (Gb/s)", 2)
             }
@@ -104,6 +108,7 @@ impl Metric {
         };
         match self {
             Metric::Throughput => run.throughput_gbps,
+            Metric::Memcpy => run.memcpy_gbps,
             Metric::ThroughputPerCore => {
                 let cores = cores(all.cpu_ns? + switching?.cpu_ns).filter(|cores| *cores > 0.0)?;
                 Some(run.throughput_gbps? / cores)
@@ -199,6 +204,7 @@ mod tests {
             workload: Workload::Stream,
             seconds: 2.0,
             throughput_gbps: Some(8.0),
+            memcpy_gbps: None,
             transactions_per_s: None,
             p50_us: None,
             p99_us: None,

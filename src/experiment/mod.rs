@@ -152,6 +152,7 @@ mod tests {
             workload: Workload::Stream,
             seconds: 1.0,
             throughput_gbps: Some(throughput_gbps),
+            memcpy_gbps: None,
             transactions_per_s: Some(throughput_gbps * 1e6),
             p50_us: None,
             p99_us: None,
@@ -205,9 +206,9 @@ mod tests {
         let expected = "\
 inprocess, 0.5 s a run, median of 3, seed 7, entry cost 1000 ns, frames of 1500 bytes, ended early
 
-workload  arch          optimisations  pairs  Gb/s  Gb/s/core    per s  p50 us  p99 us  entries  notified  wake-ups  copies  VM cores  switch cores  loss %  spread %
-stream    hyper-switch  none               1  9.00          -  9000000       -       -        -         -         -       -         -             -       -        22
-stream    hyper-switch  none               4  9.00          -  9000000       -       -        -         -         -       -         -             -       -        22
+workload  arch          optimisations  pairs  Gb/s  memcpy  Gb/s/core    per s  p50 us  p99 us  entries  notified  wake-ups  copies  VM cores  switch cores  loss %  spread %
+stream    hyper-switch  none               1  9.00       -          -  9000000       -       -        -         -         -       -         -             -       -        22
+stream    hyper-switch  none               4  9.00       -          -  9000000       -       -        -         -         -       -         -             -       -        22
 
 entries, notified, wake-ups (of switching threads) and copies are for each packet delivered; cores are CPU seconds a \
 second; spread is between the lowest and the highest run, of the first metric that there is

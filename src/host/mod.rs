@@ -28,6 +28,7 @@ mod worker;
 pub use bell::{Bell, GuestBell};
 pub use runtime::{AttachFailure, Entrance, HostConfig, NetDevice, Runtime};
 pub use service::Snapshot;
+pub use topology::pin_to;
 pub use vm_threads::VmThreads;
 
 use arc_swap::ArcSwapOption;

@@ -5,7 +5,8 @@
 use crate::core_list::CoreList;
 use hyper_switch_dataplane::host::{CoreId, CoreSet};
 use hyper_switch_dataplane::policy::offload::Topology;
-use rustix::thread::{CpuSet, sched_getaffinity};
+use rustix::io::Errno;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs;
 use std::path::Path;
 
@@ -13,6 +14,16 @@ use std::path::Path;
 pub(super) fn usable_cpus() -> Vec<usize> {
     let allowed = sched_getaffinity(None);
     allowed.map_or_else(|_| Vec::new(), |cpus| (0..CpuSet::MAX_CPU).filter(|cpu| cpus.is_set(*cpu)).collect())
+}
+
+/// Has the calling thread run on this processor and no other.
+///
+/// # Errors
+/// The machine has no such processor, or does not give it to us.
+pub fn pin_to(cpu: usize) -> Result<(), Errno> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu);
+    sched_setaffinity(None, &cpus)
 }
 
 /// Which of `cpus` share caches for data, by the files of `/sys` under `root`. Core `n` is the `n`th of `cpus`.

@@ -3,13 +3,13 @@
 //! It sleeps in `epoll_wait`; devices are watched level-triggered, so what an entry leaves behind brings the
 //! worker back. A device whose port is down is watched no longer.
 
+use super::topology::pin_to;
 use super::{Bell, NetDevice, ThreadHost};
 use hyper_switch_dataplane::api::PortId;
 use hyper_switch_dataplane::{CoreContext, Switch};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -59,12 +59,10 @@ impl Worker {
             Watch { epoll, doorbell: rung, ordered, devices: HashMap::new(), switch, cx, host, service };
         let name = format!("worker-{number}");
         let thread = std::thread::Builder::new().name(name).spawn(move || {
-            if let Some(core) = core {
-                let mut cores = CpuSet::new();
-                cores.set(core);
-                if let Err(error) = sched_setaffinity(None, &cores) {
-                    tracing::warn!(core, %error, "the worker is not pinned to its core");
-                }
+            if let Some(core) = core
+                && let Err(error) = pin_to(core)
+            {
+                tracing::warn!(core, %error, "the worker is not pinned to its core");
             }
             if let Err(error) = watch.run() {
                 tracing::error!(%error, worker = number, "the worker ends; its ports no longer forward");

@@ -8,7 +8,7 @@ use super::trial::{StopOnDrop, Trial, Vm};
 use super::{Outcome, cannot, joined};
 use crate::cli::{Arch, Paces};
 use crate::exit::Failure;
-use crate::host::{GuestBell, now};
+use crate::host::{GuestBell, now, pin_to};
 use crate::progress::Progress;
 use crate::report::SwitchingReport;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -23,7 +23,7 @@ use std::time::Instant;
 
 /// What VMs are put on, and how they use it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Setting {
+pub(super) struct Setting<'a> {
     /// What carries their frames.
     pub(super) arch: Arch,
     /// What is on of that, if it is this switch.
@@ -32,12 +32,14 @@ pub(super) struct Setting {
     pub(super) cost: EntryCost,
     /// How it and they batch, where they do.
     pub(super) paces: Paces,
+    /// The cores that their threads are pinned to, in turn; none leaves that to the scheduler.
+    pub(super) cores: &'a [usize],
 }
 
 /// Runs `trial` on a switch of its own, which nothing of an earlier trial has warmed.
 pub(super) fn run(
     trial: &Trial,
-    setting: Setting,
+    setting: Setting<'_>,
     interrupted: &AtomicBool,
     progress: &mut Progress,
 ) -> Result<Outcome, Failure> {
@@ -99,11 +101,14 @@ struct VmCost {
 fn live(
     vm: Vm,
     trial: &Trial,
-    setting: Setting,
+    setting: Setting<'_>,
     switch: &dyn Architecture,
     attached: Sender<()>,
     start: &Receiver<()>,
 ) -> Result<VmCost, String> {
+    if let Some(core) = setting.cores.get(vm.number() % setting.cores.len().max(1)) {
+        pin_to(*core).map_err(|error| format!("cannot run on core {core}: {error}"))?;
+    }
     let batching = setting.optimisations.batching.then_some(setting.paces.doorbell);
     let mut tenant = Tenant::new(vm, trial, batching)?;
     let bell = Arc::new(GuestBell::of_this_thread());

@@ -11,12 +11,14 @@
 //! | `tenant` | what runs in such a VM |
 //! | `arch` | what carries frames between them: this switch, or what it is measured against |
 //! | `cost` | what an entry costs, and who used the processor |
+//! | `memcpy` | what a bare copy of the same frames does here |
 //! | `tap` | VMs that are network namespaces behind TAPs |
 
 mod arch;
 mod cost;
 mod exploration;
 mod inprocess;
+mod memcpy;
 mod tap;
 mod tenant;
 mod trial;
@@ -24,6 +26,7 @@ mod trial;
 pub use exploration::explore;
 
 use crate::cli::{Backend, PairOptions, Workload};
+use crate::core_list::CoreList;
 use crate::ctl::status::Traffic;
 use crate::exit::{Failure, FailureKind};
 use crate::experiment::Point;
@@ -106,6 +109,7 @@ fn measure(
                 optimisations,
                 cost: cost::EntryCost { ns: options.entry_cost_ns },
                 paces: options.paces,
+                cores: options.cores.as_ref().map_or(&[], CoreList::cores),
             };
             inprocess::run(&trial, setting, interrupted, &mut progress)?
         }
@@ -174,6 +178,7 @@ impl Outcome {
         Some(WorkloadReport {
             workload: trial.workload,
             seconds: measured.elapsed.as_secs_f64(),
+            memcpy_gbps: (trial.workload == Workload::Raw).then(|| memcpy::gbps(trial.frame_bytes)),
             throughput_gbps: payload_bytes_per_s.map(|bytes| bytes * 8.0 / 1e9),
             transactions_per_s: (trial.workload != Workload::Stream).then_some(rate),
             p50_us: latency_us(latencies.value_at_quantile(0.5)),
@@ -265,6 +270,7 @@ mod tests {
             frame_bytes: 60,
             rate_per_s: None,
             entry_cost_ns: 0,
+            cores: None,
             paces: Paces::default(),
         }
     }

@@ -20,7 +20,7 @@ pub(super) struct HyperSwitch {
 }
 
 impl HyperSwitch {
-    pub(super) fn new(vms: usize, setting: &Setting) -> Result<HyperSwitch, Failure> {
+    pub(super) fn new(vms: usize, setting: &Setting<'_>) -> Result<HyperSwitch, Failure> {
         let config = HostConfig {
             workers: Vec::new(),
             guests: vms,

@@ -61,7 +61,7 @@ pub(super) struct Carried {
 ///
 /// # Errors
 /// The system gives us no thread.
-pub(super) fn of(setting: &Setting, vms: usize) -> Result<Box<dyn Architecture>, Failure> {
+pub(super) fn of(setting: &Setting<'_>, vms: usize) -> Result<Box<dyn Architecture>, Failure> {
     Ok(match setting.arch {
         Arch::HyperSwitch => Box::new(hyper_switch::HyperSwitch::new(vms, setting)?),
         Arch::DriverDomain => Box::new(driver_domain::DriverDomain::new(setting.cost)),
