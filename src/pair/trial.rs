@@ -31,8 +31,11 @@ const UDP_HEADERS_BYTES: usize = 14 + 20 + 8;
 /// How long is waited for what should come at once: longer than TCP takes to try again a few times.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Between two looks at how it goes.
+/// Between two looks at whether all pairs talk.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Between two looks while it is measured: enough for the eye, and little beside what an idle switch uses.
+const SHOW_EVERY: Duration = Duration::from_millis(100);
 
 /// The longest round trip that is told apart from longer ones: none is longer than our patience.
 const LONGEST_NS: u64 = PATIENCE.as_nanos() as u64;
@@ -248,7 +251,7 @@ impl Trial {
         let (start, before) = (Instant::now(), self.totals());
         loop {
             let left = self.duration.saturating_sub(start.elapsed());
-            self.look(&mut last, &ended, left.min(LOOK_EVERY))?;
+            self.look(&mut last, &ended, left.min(SHOW_EVERY))?;
             let (elapsed, now) = (start.elapsed(), self.totals());
             let arrived = now.iter().zip(&before).map(|(now, before)| now - before);
             let measured = Measured { elapsed, arrived: arrived.clone().sum() };
