@@ -15,6 +15,7 @@
 //! | [`run_state`] | whether a VM runs, was preempted or blocks, as it is seen from outside |
 //! | [`sched`] | the scheduler's word on that, for threads of any process (feature `std`) |
 //! | [`namespace`] | a network namespace of the process's own and its interfaces (feature `std`) |
+//! | [`vhost_user`] | the protocol by which a VMM attaches its guest (feature `std`) |
 //! | [`guest`] | the in-process guest: rings, memory and a smoltcp TCP/IP stack (feature `std`) |
 //!
 //! The crate reads no clock and starts no thread, but for those that [`namespace`] is asked for. Without
@@ -45,6 +46,8 @@ pub mod sched;
 mod sys;
 #[cfg(feature = "std")]
 pub mod tap;
+#[cfg(feature = "std")]
+pub mod vhost_user;
 
 /// The most bytes that a frame may have, from the destination address to the last byte of payload:
 /// a 65,535-byte IP packet (RFC 791, total length), an Ethernet header and two VLAN tags.
