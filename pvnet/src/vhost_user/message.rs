@@ -178,7 +178,7 @@ pub enum Request {
     SetFeatures(u64),
     SetOwner,
     ResetOwner,
-    SetMemTable(ArrayVec<(MemoryRegion, OwnedFd), MAX_TABLE_REGIONS>),
+    SetMemTable(Vec<(MemoryRegion, OwnedFd)>),
     SetVringNum(VringState),
     SetVringAddr(VringAddr),
     SetVringBase(VringState),
@@ -304,17 +304,14 @@ impl Message {
         T::read_from_bytes(&self.payload).map_err(|_| self.wrong_length())
     }
 
-    fn table(
-        &self,
-        fds: &mut Arrived,
-    ) -> Result<ArrayVec<(MemoryRegion, OwnedFd), MAX_TABLE_REGIONS>, MessageFault> {
+    fn table(&self, fds: &mut Arrived) -> Result<Vec<(MemoryRegion, OwnedFd)>, MessageFault> {
         let (head, mut rest) =
             <[u32; 2]>::read_from_prefix(&self.payload).map_err(|_| self.wrong_length())?;
         let [count, _padding] = head;
         if count as usize > MAX_TABLE_REGIONS {
             return Err(MessageFault::TableRegions(count));
         }
-        let mut regions = ArrayVec::new();
+        let mut regions = Vec::new();
         for _ in 0..count {
             let (region, after) = MemoryRegion::read_from_prefix(rest).map_err(|_| self.wrong_length())?;
             regions.push((region, fds.take()?));
@@ -380,7 +377,7 @@ impl Arrived {
 #[derive(Debug)]
 pub struct Reply {
     /// Header and payload.
-    pub bytes: ArrayVec<u8, { HEADER_BYTES + MAX_PAYLOAD_BYTES }>,
+    pub bytes: Vec<u8>,
     /// What goes with them.
     pub fd: Option<OwnedFd>,
 }
@@ -389,11 +386,7 @@ impl Reply {
     fn new(request: u32, parts: &[&[u8]]) -> Reply {
         let size = parts.iter().map(|part| part.len()).sum::<usize>();
         let header = Header { request, flags: VERSION | REPLY, size: size as u32 };
-        let mut bytes = ArrayVec::new();
-        for part in [header.as_bytes()].iter().chain(parts) {
-            bytes.try_extend_from_slice(part).expect("no reply is longer than the longest payload");
-        }
-        Reply { bytes, fd: None }
+        Reply { bytes: [&[header.as_bytes()], parts].concat().concat(), fd: None }
     }
 
     /// A number.

@@ -270,9 +270,11 @@ impl Session {
         assert!(self.owed.is_none(), "lanes are to be stopped before the next message");
         let header = message.header;
         let request = message.request(fds)?;
+        let outcome = self.carry_out(request, message)?;
+        // Asked now, as the message that negotiates acknowledgements may want one.
         let ack = self.wants_ack(&header).then_some(header.request);
         let handled = |reply, effect| Ok(Handled { reply, effect });
-        match self.carry_out(request, message)? {
+        match outcome {
             Outcome::Reply(reply) => handled(Some(reply), Effect::None),
             Outcome::Done(effect) => handled(ack.map(|request| Reply::ack(request, true)), effect),
             Outcome::Refused => handled(ack.map(|request| Reply::ack(request, false)), Effect::None),

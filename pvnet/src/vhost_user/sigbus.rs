@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 /// Mappings that may be watched at a time, of all ports together: 32 times as many as one port may have.
 const ENTRIES: usize = 16_384;
 
-static TABLE: [Entry; ENTRIES] = [const { Entry::EMPTY }; ENTRIES];
+static TABLE: [Entry; ENTRIES] = [const { Entry::free() }; ENTRIES];
 
 /// Which entries are free: those given back, and all from `next` on.
 static FREE: Mutex<Free> = Mutex::new(Free { given_back: Vec::new(), next: 0 });
@@ -44,13 +44,15 @@ struct Entry {
 }
 
 impl Entry {
-    const EMPTY: Entry = Entry {
-        sequence: AtomicUsize::new(0),
-        start: AtomicUsize::new(0),
-        bytes: AtomicUsize::new(0),
-        event: AtomicI32::new(-1),
-        lost: AtomicBool::new(false),
-    };
+    const fn free() -> Entry {
+        Entry {
+            sequence: AtomicUsize::new(0),
+            start: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            event: AtomicI32::new(-1),
+            lost: AtomicBool::new(false),
+        }
+    }
 
     /// Writes the entry. The caller is the only one who does.
     fn set(&self, start: usize, bytes: usize, event: i32) {
