@@ -320,7 +320,7 @@ impl Session {
                     pair,
                     rx: self.queue_setup(rx)?,
                     tx: self.queue_setup(rx + 1)?,
-                    enabled: queues_of(pair).all(|queue| self.is_enabled(queue)),
+                    enabled: self.pair_is_enabled(pair),
                 })
             })
             .collect()
@@ -508,6 +508,10 @@ impl Session {
         always || self.rings[usize::from(queue)].enabled
     }
 
+    fn pair_is_enabled(&self, pair: u16) -> bool {
+        queues_of(pair).all(|queue| self.is_enabled(queue))
+    }
+
     /// Whether both of a queue's pair run.
     fn in_lane(&self, queue: u16) -> bool {
         queues_of(queue / 2).all(|queue| self.rings[usize::from(queue)].running.is_some())
@@ -600,9 +604,11 @@ impl Session {
             1 => true,
             value => return Err(SessionFault::Enable { queue, value }),
         };
-        let changed = self.is_enabled(queue) != enabled;
+        let pair = queue / 2;
+        let before = self.pair_is_enabled(pair);
         self.ring(queue).enabled = enabled;
         if self.in_lane(queue) {
+            let changed = self.pair_is_enabled(pair) != before;
             return Ok(if changed { Effect::Enabled } else { Effect::None });
         }
         self.start(queue)

@@ -4,6 +4,7 @@
 
 mod peer;
 mod session;
+mod sigbus;
 mod socket;
 mod vmm;
 

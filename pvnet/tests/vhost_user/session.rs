@@ -150,6 +150,9 @@ fn a_reset_stops_lanes_before_it_is_acknowledged() {
         assert!(handled.reply.is_none());
         assert_eq!(payload(session.stopped([(0, 5), (1, 6)])), [0, 0]);
         assert!(session.lanes().is_empty());
+        // QEMU 7.2 resets the status first and asks then; a device that was reset knows nothing.
+        let stood = if request == RESET_DEVICE { 0 } else { 6 };
+        assert_eq!(ask(&mut session, Sent::state(GET_VRING_BASE, 1, 0)), [1, stood], "{request}");
         assert_eq!(send_all(&mut session, again), [Effect::Lanes], "{request}");
         assert_eq!(lane(&session).rx.base, 0);
     }
@@ -163,7 +166,7 @@ fn a_live_lane_is_enabled_and_its_events_exchanged() {
     let enable = |queue, value| Sent::state(SET_VRING_ENABLE, queue, value);
     assert_eq!(send_all(&mut session, [enable(1, 0)]), [Effect::Enabled]);
     assert!(!lane(&session).enabled);
-    assert_eq!(send_all(&mut session, [enable(1, 0), enable(1, 1), enable(0, 1)]), [Effect::Enabled]);
+    assert_eq!(send_all(&mut session, [enable(0, 0), enable(1, 1), enable(0, 1)]), [Effect::Enabled]);
     assert!(lane(&session).enabled);
 
     let before = lane(&session);
