@@ -14,8 +14,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// The most regions that a front-end may have: as many as the kernel's own vhost offers, less the three that a
-/// machine has besides those it adds while it runs.
+/// The most regions that a front-end may have: the memory slots that KVM left its users before it had thousands, and as
+/// many as rust-vmm's back-ends offer.
 pub const MAX_REGIONS: usize = 509;
 
 /// Why memory that a front-end offers is not taken.

@@ -235,7 +235,7 @@ pub struct Session {
     memory: MemoryTable,
     rings: Vec<Vring>,
     inflight: Option<Arc<InflightRegion>>,
-    /// And the request that is acknowledged then, if one is.
+    /// What is due when the lanes have stopped, and the request that is acknowledged then, if one is.
     owed: Option<(Owed, Option<u32>)>,
     lost: Arc<EventFd>,
 }
