@@ -1,12 +1,13 @@
 //! Feature bits: what a port offers, and what a front-end took of it (VIRTIO 1.2, clauses 5.1.3 and 6; vhost-user,
 //! "Protocol features").
 //!
-//! The control queue is the front-end's. A driver's commands (addresses, VLAN filter, number of queue pairs) are
-//! answered by the VMM, and what a port sees of them is `SET_VRING_ENABLE`. QEMU offers its guest what it answers by
-//! itself, whatever the back-end offers (`CTRL_VQ`, `CTRL_RX`, `CTRL_VLAN`, `CTRL_MAC_ADDR`, `STATUS` and `MAC` are not
-//! among those that its `vhost_net.c` asks a back-end for), but `MQ`, `MTU`, `GUEST_ANNOUNCE` and all offloads only where
-//! the back-end does. Cloud Hypervisor offers its guest nothing, `CTRL_VQ` and `MQ` included, that the back-end does not,
-//! but `MAC`. So all of them are offered, and that some are taken changes nothing here.
+//! The control queue is the front-end's. A driver's commands (addresses, VLAN filter, number of queue pairs)
+//! are answered by the VMM, and what a port sees of them is `SET_VRING_ENABLE`. QEMU offers its guest what it
+//! answers by itself, whatever the back-end offers (`CTRL_VQ`, `CTRL_RX`, `CTRL_VLAN`, `CTRL_MAC_ADDR`,
+//! `STATUS` and `MAC` are not among those that its `vhost_net.c` asks a back-end for), but `MQ`, `MTU`,
+//! `GUEST_ANNOUNCE` and all offloads only where the back-end does. Cloud Hypervisor offers its guest nothing,
+//! `CTRL_VQ` and `MQ` included, that the back-end does not, but `MAC`. So all of them are offered, and that
+//! some are taken changes nothing here.
 
 use crate::header::Offloads;
 use crate::ring::device::QueueFeatures;
@@ -105,8 +106,8 @@ impl Features {
         }
     }
 
-    /// What the guest takes uncut and unfinished. One kind of UDP segmentation stands for both (`Offloads::USO`), so it
-    /// is taken only with both.
+    /// What the guest takes uncut and unfinished. One kind of UDP segmentation stands for both
+    /// (`Offloads::USO`), so it is taken only with both.
     pub fn guest_offloads(self) -> Offloads {
         let each = [
             (Features::GUEST_CSUM, Offloads::CSUM),
@@ -138,8 +139,8 @@ impl ProtocolFeatures {
 }
 
 impl ProtocolFeatures {
-    /// All that are offered. What is not: logging (`VHOST_F_LOG_ALL`, and so live migration), requests to the front-end,
-    /// page faults in user space, notification without eventfds.
+    /// All that are offered. What is not: logging (`VHOST_F_LOG_ALL`, and so live migration), requests to the
+    /// front-end, page faults in user space, notification without eventfds.
     pub const ALL: ProtocolFeatures = ProtocolFeatures(
         ProtocolFeatures::MQ.0
             | ProtocolFeatures::RARP.0

@@ -1,6 +1,6 @@
-//! A front-end's memory table: files mapped, checked against each other, and both kinds of address that the protocol
-//! uses translated ("Memory access"). A *guest* address is what descriptors hold; a *user* address is the front-end's own,
-//! by which it names rings.
+//! A front-end's memory table: files mapped, checked against each other, and both kinds of address that the
+//! protocol uses translated ("Memory access"). A *guest* address is what descriptors hold; a *user* address is
+//! the front-end's own, by which it names rings.
 
 use super::event::EventFd;
 use super::message::MemoryRegion;
@@ -14,8 +14,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// The most regions that a front-end may have: the memory slots that KVM left its users before it had thousands, and as
-/// many as rust-vmm's back-ends offer.
+/// The most regions that a front-end may have: the memory slots that KVM left its users before it had
+/// thousands, and as many as rust-vmm's back-ends offer.
 pub const MAX_REGIONS: usize = 509;
 
 /// Why memory that a front-end offers is not taken.
@@ -69,9 +69,9 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `file` from its start up to `offset + bytes`, the way front-ends expect: an offset within a file of huge
-    /// pages need not be a multiple of their size, and address space costs nothing. `lost` is signalled if the file is
-    /// truncated.
+    /// Maps `file` from its start up to `offset + bytes`, the way front-ends expect: an offset within a file of
+    /// huge pages need not be a multiple of their size, and address space costs nothing. `lost` is signalled if
+    /// the file is truncated.
     pub(super) fn new(
         file: &OwnedFd,
         offset: u64,
@@ -102,8 +102,8 @@ impl Mapping {
                 .map_err(MapFault::System)?
                 .cast();
         let mut mapping = Mapping { guard: None, start, bytes: mapped };
-        // SAFETY: the range is this mapping's own, and `drop` takes the guard away first. If there is no guard to be had,
-        // it unmaps the range as well.
+        // SAFETY: the range is this mapping's own, and `drop` takes the guard away first. If there is no guard
+        // to be had, it unmaps the range as well.
         mapping.guard = Some(unsafe { Guard::new(start, mapped, lost.clone()) }?);
         Ok(mapping)
     }
@@ -163,7 +163,8 @@ impl MemoryTable {
         }
         let parts = regions.iter().map(|(region, mapping)| {
             let host = mapping.at(region.mmap_offset);
-            // SAFETY: the mapping reaches `bytes` from there on, lives in the region, and no reference to it is formed.
+            // SAFETY: the mapping reaches `bytes` from there on, lives in the region, and no reference to it is
+            // formed.
             unsafe { Region::new(region.guest_addr, region.bytes, host, mapping.clone()) }
         });
         let memory = Arc::new(GuestMemory::new(parts.collect())?);

@@ -11,9 +11,9 @@
 //!                                       │ inflight: what a crash leaves behind
 //! ```
 //!
-//! The host's part: it reads with [`socket::Connection::recv`], hands what came to [`session::Session::handle`], does what the
-//! effect says, sends the reply. It waits for the socket, for [`session::Session::lost_event`] and for the kicks, each in its
-//! own way; nothing here waits.
+//! The host's part: it reads with [`socket::Connection::recv`], hands what came to
+//! [`session::Session::handle`], does what the effect says, sends the reply. It waits for the socket, for
+//! [`session::Session::lost_event`] and for the kicks, each in its own way; nothing here waits.
 
 pub mod event;
 pub mod features;

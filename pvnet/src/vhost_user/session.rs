@@ -3,26 +3,27 @@
 //!
 //! # Which rings run
 //!
-//! A ring runs as soon as its size, its addresses and its kick are known, memory and features are set, and it is enabled;
-//! without `PROTOCOL_FEATURES` it is enabled from the start ("Ring states"). Nothing depends on the order in which that is
-//! said: QEMU enables rings before it sets features. A ring keeps running when it is disabled later; whoever switches
-//! its lane takes nothing from it and gives nothing to it. It is stopped by `GET_VRING_BASE`, by a reset, and by status 0.
+//! A ring runs as soon as its size, its addresses and its kick are known, memory and features are set, and it
+//! is enabled; without `PROTOCOL_FEATURES` it is enabled from the start ("Ring states"). Nothing depends on the
+//! order in which that is said: QEMU enables rings before it sets features. A ring keeps running when it is
+//! disabled later; whoever switches its lane then gives nothing to it, and discards what it sends. It is stopped
+//! by `GET_VRING_BASE`, by a reset, and by status 0.
 //!
 //! A driver that knows no VIRTIO 1 has rings that never run, as its frames' headers are others. It is often firmware,
 //! behind which a driver comes that does, so it is no fault.
 //!
-//! Two rings that run are a *lane*: queue `2n` receives, queue `2n + 1` transmits. [`Session::lanes`] is what is to run now;
-//! effects say when to look. Rings that are stopped must first be let go, so a reply to what stops them waits for
-//! [`Session::stopped`].
+//! Two rings that run are a *lane*: queue `2n` receives, queue `2n + 1` transmits. [`Session::lanes`] is what
+//! is to run now; effects say when to look. Rings that are stopped must first be let go, so a reply to what
+//! stops them waits for [`Session::stopped`].
 //!
 //! # What is refused
 //!
 //! A front-end that lies or breaks the protocol ends its session by a [`SessionFault`]; if it waits for an
-//! acknowledgement, [`Session::refusal`] is sent first. What is only not possible (an MTU, a write to the configuration space) is
-//! acknowledged as failed if that was asked for, and else ignored. So is a request that is not known, or not offered,
-//! if the front-end wants an acknowledgement; if not, it may wait for a reply of a kind that nobody here knows, and the
-//! session ends. What is offered is served whether or not the front-end said that it takes it: the specification has several
-//! requests depend on what the back-end offers alone.
+//! acknowledgement, [`Session::refusal`] is sent first. What is only not possible (an MTU, a write to the
+//! configuration space) is acknowledged as failed if that was asked for, and else ignored. So is a request that
+//! is not known, or not offered, if the front-end wants an acknowledgement; if not, it may wait for a reply of
+//! a kind that nobody here knows, and the session ends. What is offered is served whether or not the front-end
+//! said that it takes it: the specification has several requests depend on what the back-end offers alone.
 
 use super::event::{EventFault, EventFd};
 use super::features::{Features, ProtocolFeatures};
@@ -145,8 +146,8 @@ pub enum Effect {
     None,
     /// Stop all lanes, then call [`Session::stopped`]: the front-end waits for it.
     Stop,
-    /// [`Session::lanes`] are others than before. Those that ran are to be stopped, and [`Session::stopped`] called, before it
-    /// is asked where each begins.
+    /// [`Session::lanes`] are others than before. Those that ran are to be stopped, and [`Session::stopped`]
+    /// called, before it is asked where each begins.
     Lanes,
     /// Lanes are enabled or disabled, and nothing else about them is new.
     Enabled,
@@ -200,7 +201,7 @@ pub struct LaneSetup {
     pub rx: QueueSetup,
     /// The queue that the VM transmits into.
     pub tx: QueueSetup,
-    /// Whether frames may be taken from it and given to it.
+    /// Whether frames are given to it. If not, what it sends is to be discarded.
     pub enabled: bool,
 }
 
@@ -285,8 +286,8 @@ impl Session {
         }
     }
 
-    /// The lanes have stopped, each of these queues at this base; no frame of theirs is in flight. Answers what the front-end
-    /// waits for, if it does. Lanes that are still to run are in [`Session::lanes`].
+    /// The lanes have stopped, each of these queues at this base; no frame of theirs is in flight. Answers what
+    /// the front-end waits for, if it does. Lanes that are still to run are in [`Session::lanes`].
     pub fn stopped(&mut self, bases: impl IntoIterator<Item = (u16, u32)>) -> Option<Reply> {
         for (queue, base) in bases {
             if let Some(ring) = self.rings.get_mut(usize::from(queue)) {
@@ -358,7 +359,8 @@ impl Session {
         self.lost.clone()
     }
 
-    /// Whether all memory is there, after [`Session::lost_event`]. It may have been memory that is no longer the session's.
+    /// Whether all memory is there, after [`Session::lost_event`]. It may have been memory that is no longer
+    /// the session's.
     pub fn check_memory(&self) -> Result<(), SessionFault> {
         self.lost.drain();
         let lost = self.memory.is_lost() || self.inflight.as_ref().is_some_and(|region| region.is_lost());
@@ -445,8 +447,8 @@ impl Session {
                 let queue = self.queue(index)?;
                 Outcome::Done(self.enable(queue, num)?)
             }
-            // Front-ends differ in what they count: QEMU its pairs, Cloud Hypervisor and others its queues. The number
-            // of queues has none stop too early, and an index that is too high is a fault.
+            // Front-ends differ in what they count: QEMU its pairs, Cloud Hypervisor and others its queues. The
+            // number of queues has none stop too early, and an index that is too high is a fault.
             Request::GetQueueNum => number(self.queues().into()),
 
             Request::GetInflightFd(asked) => self.create_inflight(asked, message)?,
@@ -541,8 +543,8 @@ impl Session {
         Ok(effect)
     }
 
-    /// Has these queues run no more, until the next kick is set for each. What is owed is so only if the host has lanes to
-    /// stop.
+    /// Has these queues run no more, until the next kick is set for each. What is owed is so only if the host
+    /// has lanes to stop.
     fn stop(&mut self, queues: Range<u16>, owed: Owed) -> Outcome {
         let live = queues.clone().any(|queue| self.in_lane(queue));
         for queue in queues {
@@ -632,8 +634,8 @@ impl Session {
         if possible { Ok(()) } else { Err(InflightFault::Shape { queues, queue_size }.into()) }
     }
 
-    /// The device's configuration space (VIRTIO 1.2, clause 5.1.4): address, status, pairs, MTU, and zeros for what belongs
-    /// to features that are not offered.
+    /// The device's configuration space (VIRTIO 1.2, clause 5.1.4): address, status, pairs, MTU, and zeros for
+    /// what belongs to features that are not offered.
     fn config_space(&self) -> [u8; MAX_CONFIG_BYTES] {
         let mut space = [0; MAX_CONFIG_BYTES];
         space[..6].copy_from_slice(&self.offer.mac.unwrap_or_default());

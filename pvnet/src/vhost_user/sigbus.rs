@@ -6,9 +6,9 @@
 //! copy that was interrupted goes on, and the owner, woken, takes the port down. An address that is in no mapping
 //! of the table is left to the handler that was there before.
 //!
-//! The handler allocates nothing, takes no lock and calls nothing but `mmap` and `write` (`signal-safety(7)`; `mmap` is
-//! not on that list, but is one system call and nothing else on Linux). An entry is written under a lock by the mapping's
-//! owner, and read under a sequence number: odd while it is written, and higher after.
+//! The handler allocates nothing, takes no lock and calls nothing but `mmap` and `write` (`signal-safety(7)`;
+//! `mmap` is not on that list, but is one system call and nothing else on Linux). An entry is written under a
+//! lock by the mapping's owner, and read under a sequence number: odd while it is written, and higher after.
 
 use super::event::EventFd;
 use core::ffi::{c_int, c_void};
@@ -148,8 +148,8 @@ fn install() {
 }
 
 extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel hands a siginfo to a handler that was installed with SA_SIGINFO. The address is one of SIGBUS's
-    // fields, and a code above 0 says that the kernel sent it for an access.
+    // SAFETY: the kernel hands a siginfo to a handler that was installed with SA_SIGINFO. The address is one of
+    // SIGBUS's fields, and a code above 0 says that the kernel sent it for an access.
     let address = unsafe { ((*info).si_code > 0).then(|| (*info).si_addr() as usize) };
     if !address.is_some_and(replace) {
         pass_on(signal, info, context);
@@ -189,8 +189,8 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let previous = PREVIOUS.get();
     let handler = previous.map_or(libc::SIG_DFL, |previous| previous.sa_sigaction);
     let flags = previous.map_or(0, |previous| previous.sa_flags);
-    // SAFETY: a handler is of the type that its flags say, as whoever installed it told the kernel. The default is put
-    // back, and the access that is then made again ends the process.
+    // SAFETY: a handler is of the type that its flags say, as whoever installed it told the kernel. The default
+    // is put back, and the access that is then made again ends the process.
     unsafe {
         if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
             libc::signal(signal, libc::SIG_DFL);

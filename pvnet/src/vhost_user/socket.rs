@@ -1,5 +1,5 @@
-//! Messages on a Unix stream socket, without ever blocking: a message may arrive a byte at a time, and a front-end may
-//! never read what is answered.
+//! Messages on a Unix stream socket, without ever blocking: a message may arrive a byte at a time, and a
+//! front-end may never read what is answered.
 
 use super::message::{Fds, HEADER_BYTES, Header, MAX_FDS, Message, MessageFault, Reply};
 use arrayvec::ArrayVec;
@@ -30,6 +30,9 @@ pub enum SocketFault {
     /// More file descriptors than a message may have.
     #[error("more than {MAX_FDS} file descriptors with a message")]
     TooManyFds,
+    /// This process has as many open as it may, and was not given all that came.
+    #[error("file descriptors of a message were lost, as too many are open")]
+    FdsLost,
     /// It asks and does not listen.
     #[error("{MAX_WAITING} answers that the front-end does not read")]
     Unread,
@@ -70,8 +73,8 @@ impl Connection {
 
     /// The next message and its file descriptors, or `None` if it has not arrived whole.
     ///
-    /// No byte is read beyond the message's end, so that file descriptors are known to be its own: the kernel hands them
-    /// out with the bytes that they were sent with.
+    /// No byte is read beyond the message's end, so that file descriptors are known to be its own: the kernel
+    /// hands them out with the bytes that they were sent with.
     pub fn recv(&mut self) -> Result<Option<(Message, Fds)>, SocketFault> {
         loop {
             let missing = match &self.message {
@@ -114,12 +117,16 @@ impl Connection {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
             _ => None,
         });
-        let mut too_many = received.flags.contains(ReturnFlags::CTRUNC);
+        let mut too_many = false;
         for fd in rights.flatten() {
             too_many |= self.fds.try_push(fd).is_err();
         }
-        if too_many {
+        let cut = received.flags.contains(ReturnFlags::CTRUNC);
+        if too_many || cut && self.fds.is_full() {
             return Err(SocketFault::TooManyFds);
+        }
+        if cut {
+            return Err(SocketFault::FdsLost);
         }
         if received.bytes == 0 {
             return Err(self.closed());

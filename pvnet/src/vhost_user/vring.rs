@@ -62,8 +62,8 @@ impl Vring {
         self.base = Some(base);
     }
 
-    /// Where it stands: of a split ring the available index; of a packed one that of the next available descriptor with its
-    /// wrap counter (bits 0-15), and the same of the next used (bits 16-31).
+    /// Where it stands: of a split ring the available index; of a packed one that of the next available
+    /// descriptor with its wrap counter (bits 0-15), and the same of the next used (bits 16-31).
     pub(super) fn base(&self, packed: bool) -> u32 {
         match self.base {
             // DPDK's front-end says the first half alone, as its back-end reads no more.

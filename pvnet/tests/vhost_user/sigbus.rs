@@ -1,5 +1,5 @@
-//! A SIGBUS that is not of a front-end's memory ends the process, as it did before there was a handler. Told by a child
-//! process, which is this program again.
+//! A SIGBUS that is not of a front-end's memory ends the process, as it did before there was a handler. Told by
+//! a child process, which is this program again.
 
 use crate::OpenFds;
 use crate::vmm::{BYTES, GUEST, Vmm, memory, send_all};

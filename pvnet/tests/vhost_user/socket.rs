@@ -9,9 +9,10 @@ use hyper_switch_pvnet::vhost_user::socket::{Connection, SocketFault};
 use proptest::prelude::*;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 const FEATURES: u64 = Features::VERSION_1.0 | Features::PROTOCOL_FEATURES.0;
@@ -145,6 +146,22 @@ fn more_file_descriptors_than_a_message_may_have_are_closed() {
         drop((switch, socket));
         fds.assert_none_left();
     }
+}
+
+#[test]
+fn file_descriptors_that_this_process_may_not_have_are_missed() {
+    let fds = OpenFds::count();
+    let (mut switch, socket) = Switch::new();
+    send(&socket, &[1, 0, 0, 0], &[event(), event()]).unwrap();
+    // All numbers below the next are taken, so that there is one left.
+    let next = event().as_raw_fd() as u64;
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(next + 1), ..limit }).unwrap();
+    let end = switch.run();
+    setrlimit(Resource::Nofile, limit).unwrap();
+    assert_eq!(end, Err(End::Socket(SocketFault::FdsLost)));
+    drop((switch, socket));
+    fds.assert_none_left();
 }
 
 #[test]
