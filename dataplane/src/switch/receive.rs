@@ -34,6 +34,13 @@ struct Chains {
     heads: ArrayVec<(u16, u32), { hyper_switch_pvnet::ring::device::MAX_SEGMENTS }>,
 }
 
+impl Chains {
+    /// Puts the chains back on offer.
+    fn put_back(&self, queue: &mut DeviceQueue) {
+        self.heads.iter().rev().for_each(|(head, _)| queue.unpop(*head));
+    }
+}
+
 /// What was copied: a frame of so many bytes, and the bytes written for it.
 struct Copied {
     frame_bytes: u32,
@@ -305,28 +312,22 @@ fn copy(
     if queue.available()? == 0 {
         return Err(CopyError::NoBuffers);
     }
-    let head = queue.pop()?;
-    match queue.single(head)? {
-        Some(buffer) if buffer.len() >= total => {
-            // SAFETY: the buffer was translated just now and is long enough; the frame is in flight (all writes).
-            unsafe {
-                buffer.write(&view.vnet.encode(1));
-                let mut at = buffer.from(VNET_HDR_BYTES as u32);
-                write_header(at, view.header);
-                at = at.from(view.header.len() as u32);
-                for segment in view.payload {
-                    segment.copy_to(at);
-                    at = at.from(segment.len());
-                }
-            }
-            queue.push_used(head, total);
-            Ok(total)
-        }
-        _ => {
-            queue.unpop(1);
-            copy_scattered(chains, queue, mergeable, view)
+    let Some((head, buffer)) = queue.pop_single(total) else {
+        return copy_scattered(chains, queue, mergeable, view);
+    };
+    // SAFETY: the buffer was translated just now and is long enough; the frame is in flight (all writes).
+    unsafe {
+        buffer.write(&view.vnet.encode(1));
+        let mut at = buffer.from(VNET_HDR_BYTES as u32);
+        write_header(at, view.header);
+        at = at.from(view.header.len() as u32);
+        for segment in view.payload {
+            segment.copy_to(at);
+            at = at.from(segment.len());
         }
     }
+    queue.push_used(head, total);
+    Ok(total)
 }
 
 /// A frame for a chain of several buffers, or for several chains (VIRTIO 1.2, clause 5.1.6.4).
@@ -342,20 +343,21 @@ fn copy_scattered(
     chains.heads.clear();
     let mut holds: u32 = 0;
     while holds < total {
-        let taken = chains.heads.len() as u16;
+        let taken = chains.heads.len();
         if chains.heads.is_full() || (taken > 0 && !mergeable) {
-            queue.unpop(taken);
+            chains.put_back(queue);
             return Err(CopyError::Drop(DropReason::RxTooLong));
         }
         if queue.available()? == 0 && queue.refresh()? == 0 {
-            queue.unpop(taken);
+            chains.put_back(queue);
             return Err(CopyError::NoBuffers);
         }
         let head = queue.pop()?;
         let bytes = match queue.walk(head, &mut chains.segments) {
             // Honest buffers, but in too many pieces for one frame.
             Err(RingFault::ChainTooLong) if taken > 0 => {
-                queue.unpop(taken + 1);
+                queue.unpop(head);
+                chains.put_back(queue);
                 return Err(CopyError::Drop(DropReason::RxTooLong));
             }
             bytes => bytes?,

@@ -309,7 +309,9 @@ impl<'a, H: Host> Entry<'a, H> {
                         buffer.len() - PREFIX
                     }
                     popped => {
-                        queue.unpop(popped.is_some().into());
+                        if let Some((head, _)) = popped {
+                            queue.unpop(head);
+                        }
                         self.take_any(batch, port, queue)?
                     }
                 };

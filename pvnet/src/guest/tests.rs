@@ -81,7 +81,7 @@ impl End {
                 parts.push((head, segments[0]));
             }
             if room < frame.len() {
-                self.rx.unpop(parts.len() as u16);
+                parts.iter().rev().for_each(|(head, _)| self.rx.unpop(*head));
                 self.waiting.push_front(frame);
                 break;
             }

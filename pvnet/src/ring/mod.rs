@@ -1,39 +1,36 @@
-//! The split virtqueue (VIRTIO 1.2, clause 2.7): the ring between a VM and the switch.
+//! The virtqueue: the ring between a VM and the switch, in either of the two formats that VIRTIO 1.2 knows.
 //!
-//! ```text
-//!   guest memory                    driver (the VM)           device (the switch)
-//!   +------------------------+
-//!   | descriptor table       |      writes                    reads      16 bytes a descriptor
-//!   |  addr len flags next   |
-//!   +------------------------+
-//!   | available ring         |      writes                    reads      heads of chains on offer
-//!   |  flags idx ring[] used_event  "interrupt me at ..."
-//!   +------------------------+
-//!   | used ring              |      reads                     writes     heads of chains done with
-//!   |  flags idx ring[] avail_event                           "kick me at ..."
-//!   +------------------------+
-//! ```
+//! A chain of buffers goes round: the driver (the VM) offers it, the device (the switch) takes it, uses the buffers
+//! and gives it back. A chain is known by its *head*: a 16-bit number below the queue's size that no other chain has
+//! meanwhile.
 //!
-//! A chain goes round: the driver fills descriptors and puts the chain's head in the available ring; the
-//! device walks the chain, uses the buffers, and puts the head in the used ring. Both indices run freely
-//! modulo 2^16. [`device`] is the switch's side and trusts nothing that it reads; [`driver`] is the side of
-//! in-process guests, tests, the simulator and fuzzing, and does not trust the device either.
+//! | module | what |
+//! | --- | --- |
+//! | [`device`] | the switch's side, which trusts nothing that it reads |
+//! | [`driver`] | the side of in-process guests, tests, the simulator and fuzzing, which does not trust the device either |
+//! | `split` | the format with a table and two rings (clause 2.7) |
+//! | `packed` | the format with one ring of descriptors (clause 2.8) |
+//! | [`inflight`] | a record of the chains that are out, which outlives the switch |
+//! | [`suppression`] | what a driver's wish for interrupts tells about its VM |
+//! | [`relay`] | store and forward |
 //!
-//! Ordering: whoever publishes an index stores it with release, and whoever reads the other's index loads
-//! it with acquire. Event suppression (clauses 2.7.7, 2.7.10) needs a full fence between publishing an index
-//! and reading the other side's event, on both sides: without it both may sleep.
+//! Ordering, in both formats: whoever publishes stores the word that shows it with release, and whoever looks for it
+//! loads it with acquire. Event suppression (clauses 2.7.7, 2.7.10, 2.8.14) needs a full fence between publishing and
+//! reading the other side's event, on both sides: without it both may sleep.
 
+mod buffers;
 pub mod device;
 pub mod driver;
-pub(crate) mod layout;
+pub mod inflight;
+mod layout;
+mod packed;
+mod position;
+mod recorded;
 pub mod relay;
+mod split;
 pub mod suppression;
+#[cfg(test)]
+mod tests;
 
-pub use layout::{QueueAddrs, QueueLayout, QueueSizeError};
-
-/// Whether an index that moved from `old` to `new` passed `event`: the other side asked to be told
-/// (VIRTIO 1.2, clause 2.7.10, `vring_need_event`).
-#[inline]
-pub fn passed(event: u16, new: u16, old: u16) -> bool {
-    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-}
+pub use layout::{QueueAddrs, QueueLayout, QueueSizeError, RingFormat};
+pub use position::{Position, PositionError};

@@ -130,7 +130,7 @@ impl RxRelay {
         let mut room = 0;
         while room < frame.len() {
             if self.0.available()? == 0 || chains.is_full() {
-                self.0.unpop(chains.len() as u16);
+                chains.iter().rev().for_each(|(head, _)| self.0.unpop(*head));
                 return Ok(false);
             }
             let head = self.0.pop()?;

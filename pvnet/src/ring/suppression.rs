@@ -8,22 +8,22 @@
 //! Held by: the tests below over all positions of the event; `pvnet/tests/run_state.rs` counts how often it
 //! agrees with a driver's own truth.
 
-use super::layout::NO_NOTIFY;
+use super::split::layout::NO_NOTIFY;
 use crate::run_state::Observed;
 
 /// The driver's wish in one queue, as the device side read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suppression {
-    /// With `VIRTIO_F_EVENT_IDX` (clause 2.7.7.2): an interrupt when the entry at `event` is used.
+    /// With `VIRTIO_F_EVENT_IDX` (clauses 2.7.7.2, 2.8.14): an interrupt when the entry at `event` is used.
     Event {
-        /// The driver's `used_event`.
+        /// The driver's `used_event`; of a packed ring, as far from `next` as it is in the ring.
         event: u16,
         /// The used entry that the device writes next.
         next: u16,
         /// Entries in the queue.
         size: u16,
     },
-    /// Without: the available ring's `flags`.
+    /// Without: the available ring's `flags`, or what means the same in a packed ring.
     Flags(u16),
 }
 

@@ -1,0 +1,343 @@
+//! The device side of the packed virtqueue.
+
+use super::event::Event;
+use super::layout::{Cursor, PackedLayout, Tail};
+use crate::mem::{GuestMemory, Segment};
+use crate::ring::buffers::{Buffers, Table};
+use crate::ring::device::{MAX_SEGMENTS, QueueFeatures, RingFault, Segments};
+use crate::ring::layout::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE};
+use crate::ring::position::{Position, PositionError};
+use crate::ring::suppression::Suppression;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::iter;
+use core::sync::atomic::{Ordering, fence};
+
+/// The most descriptors that are looked at ahead: a batch of the switch.
+const LOOK_AHEAD: u16 = 64;
+
+/// Where a chain that is out lay: its first slot, and how many; none if it is not out.
+#[derive(Clone, Copy, Default)]
+struct Chain {
+    first: u16,
+    descriptors: u16,
+}
+
+/// The device side of one packed queue: its methods are those of [`DeviceQueue`](crate::ring::device::DeviceQueue).
+///
+/// `used`, `next` and `seen` follow each other round the ring, never more than a round apart: `out` slots from the first
+/// to the second, `offered` from there to the third.
+pub(crate) struct PackedDevice {
+    layout: PackedLayout,
+    buffers: Buffers,
+    features: QueueFeatures,
+    /// The descriptor to be taken next.
+    next: Cursor,
+    /// The descriptor to be looked at next.
+    seen: Cursor,
+    /// Descriptors that were seen on offer and not taken.
+    offered: u16,
+    /// Chains that they make, as far as was seen; the driver may have changed them meanwhile.
+    chains_offered: u16,
+    /// Where the next used descriptor goes.
+    used: Cursor,
+    /// Descriptors of the chains that are out.
+    out: u16,
+    /// All chains, by their heads.
+    chains: Box<[Chain]>,
+    /// The first used descriptor that the driver cannot see, and its slot: what keeps those behind it from being seen.
+    unpublished: Option<(u16, Tail)>,
+    /// Descriptors gone over in all, modulo 2^32: used, those that the driver can see, and when it was last told.
+    used_count: u32,
+    published_count: u32,
+    told_count: u32,
+    /// The same before that.
+    told_before: u32,
+    /// `used`, as the driver can see it.
+    published: Cursor,
+}
+
+impl PackedDevice {
+    /// Begins at the slot and wrap counter in `start`.
+    pub(crate) fn new(
+        layout: PackedLayout,
+        buffers: Buffers,
+        features: QueueFeatures,
+        start: u16,
+    ) -> Result<PackedDevice, PositionError> {
+        let (size, start) = (layout.size(), Cursor::from_bits(start));
+        if start.slot >= size {
+            return Err(PositionError { slot: start.slot, size });
+        }
+        Ok(PackedDevice {
+            layout,
+            buffers,
+            features,
+            next: start,
+            seen: start,
+            offered: 0,
+            chains_offered: 0,
+            used: start,
+            out: 0,
+            chains: iter::repeat_n(Chain::default(), size.into()).collect(),
+            unpublished: None,
+            used_count: 0,
+            published_count: 0,
+            told_count: 0,
+            told_before: 0,
+            published: start,
+        })
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        Position(u32::from(self.next.bits()) | u32::from(self.used.bits()) << 16)
+    }
+
+    pub(crate) fn exchange(&mut self, memory: Arc<GuestMemory>, layout: PackedLayout) -> Arc<GuestMemory> {
+        self.layout = layout;
+        self.buffers.exchange(memory)
+    }
+
+    #[inline]
+    pub(crate) fn size(&self) -> u16 {
+        self.layout.size()
+    }
+
+    #[inline]
+    pub(crate) fn available(&mut self) -> Result<u16, RingFault> {
+        if self.chains_offered == 0 {
+            return self.refresh();
+        }
+        Ok(self.chains_offered)
+    }
+
+    #[inline]
+    pub(crate) fn has_next(&self) -> bool {
+        self.chains_offered != 0
+    }
+
+    pub(crate) fn refresh(&mut self) -> Result<u16, RingFault> {
+        // At most a round: the slots of chains that are out are not the driver's.
+        let room = self.size() - self.out - self.offered;
+        for _ in 0..room.min(LOOK_AHEAD) {
+            let flags = self.layout.tail(self.seen.slot).flags;
+            if !self.seen.is_offered(flags) {
+                break;
+            }
+            self.seen.advance(1, self.size());
+            self.offered += 1;
+            self.chains_offered += u16::from(flags & DESC_NEXT == 0);
+        }
+        let has_no_end = self.chains_offered == 0 && self.offered != 0;
+        if has_no_end && (usize::from(self.offered) > MAX_SEGMENTS || self.offered == self.size() - self.out)
+        {
+            return Err(RingFault::ChainTooLong);
+        }
+        Ok(self.chains_offered)
+    }
+
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Result<u16, RingFault> {
+        let (mut last, mut descriptors) = (self.next, 0);
+        let id = loop {
+            if descriptors == self.offered {
+                return Err(RingFault::OfferChanged);
+            }
+            if usize::from(descriptors) == MAX_SEGMENTS {
+                return Err(RingFault::ChainTooLong);
+            }
+            descriptors += 1;
+            let Tail { id, flags, .. } = self.layout.tail(last.slot);
+            if flags & DESC_NEXT == 0 {
+                break id;
+            }
+            last.advance(1, self.size());
+        };
+        let size = self.size();
+        match self.chains.get(usize::from(id)) {
+            None => Err(RingFault::DescriptorIndex { index: id, size: size.into() }),
+            Some(chain) if chain.descriptors != 0 => Err(RingFault::HeadInUse(id)),
+            Some(_) => {
+                self.take(id, descriptors);
+                Ok(id)
+            }
+        }
+    }
+
+    /// Takes the chain `head` of so many of the descriptors that are offered next.
+    #[inline]
+    fn take(&mut self, head: u16, descriptors: u16) {
+        self.chains[usize::from(head)] = Chain { first: self.next.slot, descriptors };
+        self.next.advance(descriptors, self.layout.size());
+        self.offered -= descriptors;
+        self.out += descriptors;
+        // Where the driver has changed them, there may be fewer than were counted.
+        self.chains_offered = self.chains_offered.saturating_sub(1).min(self.offered);
+    }
+
+    #[inline]
+    pub(crate) fn pop_single(&mut self, bytes: u32) -> Option<(u16, Segment)> {
+        if self.offered == 0 {
+            return None;
+        }
+        let Tail { len, id, flags } = self.layout.tail(self.next.slot);
+        if flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE) != self.buffers.flag() || len < bytes {
+            return None;
+        }
+        if self.chains.get(usize::from(id))?.descriptors != 0 {
+            return None;
+        }
+        let segment = self.buffers.single(self.layout.addr(self.next.slot), len)?;
+        self.take(id, 1);
+        Some((id, segment))
+    }
+
+    pub(crate) fn unpop(&mut self, head: u16) {
+        let Chain { descriptors, .. } = core::mem::take(&mut self.chains[usize::from(head)]);
+        self.next.retreat(descriptors, self.layout.size());
+        self.offered += descriptors;
+        self.out -= descriptors;
+        self.chains_offered += 1;
+    }
+
+    #[inline]
+    pub(crate) fn prefetch(&self, ahead: u16) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // Beyond the ring's end nothing useful is there, and it comes to no harm.
+            let desc = self.layout.desc(self.next.slot.wrapping_add(ahead));
+            // SAFETY: a prefetch reads nothing; any address will do.
+            unsafe { _mm_prefetch(desc.cast(), _MM_HINT_T0) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = ahead;
+    }
+
+    pub(crate) fn walk(&self, head: u16, segments: &mut Segments) -> Result<u32, RingFault> {
+        let Chain { first, descriptors } = self.chains[usize::from(head)];
+        let mut at = Cursor { slot: first, wrap: true };
+        let mut bytes: u32 = 0;
+        for _ in 0..descriptors {
+            let Tail { len, flags, .. } = self.layout.tail(at.slot);
+            let addr = self.layout.addr(at.slot);
+            if flags & DESC_INDIRECT != 0 {
+                if !self.features.indirect || descriptors != 1 {
+                    return Err(RingFault::MisplacedIndirect);
+                }
+                return self.walk_indirect(addr, len, segments);
+            }
+            self.buffers.append((addr, len, flags), segments)?;
+            bytes = bytes.saturating_add(len);
+            at.advance(1, self.size());
+        }
+        Ok(bytes)
+    }
+
+    /// A chain in an indirect table, whose descriptors are all the chain's (clause 2.8.7).
+    #[cold]
+    #[inline(never)]
+    fn walk_indirect(&self, addr: u64, len: u32, segments: &mut Segments) -> Result<u32, RingFault> {
+        let mut table = Table::default();
+        let entries = self.buffers.copy_table(addr, len, &mut table)?;
+        if len > entries * DESC_BYTES {
+            return Err(RingFault::ChainTooLong);
+        }
+        let mut bytes: u32 = 0;
+        let (entries, _) = table.bytes[..len as usize].as_chunks::<{ DESC_BYTES as usize }>();
+        for entry in entries {
+            let desc = u128::from_le_bytes(*entry);
+            let Tail { len, flags, .. } = Tail::from_word((desc >> 64) as u64);
+            // Of its flags only the direction counts.
+            self.buffers.append((desc as u64, len, flags), segments)?;
+            bytes = bytes.saturating_add(len);
+        }
+        Ok(bytes)
+    }
+
+    #[inline]
+    pub(crate) fn push_used(&mut self, head: u16, bytes: u32) {
+        let Chain { descriptors, .. } = core::mem::take(&mut self.chains[usize::from(head)]);
+        debug_assert_ne!(descriptors, 0, "chain {head} is out");
+        let written = if bytes == 0 { 0 } else { DESC_WRITE };
+        let tail = Tail { len: bytes, id: head, flags: self.used.used() | written };
+        match self.unpublished {
+            None => self.unpublished = Some((self.used.slot, tail)),
+            Some(_) => self.layout.store_tail(self.used.slot, tail),
+        }
+        self.used.advance(descriptors, self.layout.size());
+        self.used_count = self.used_count.wrapping_add(descriptors.into());
+        self.out -= descriptors;
+    }
+
+    pub(crate) fn push_used_all(&mut self, heads: &[u16]) {
+        heads.iter().for_each(|head| self.push_used(*head, 0));
+    }
+
+    #[inline]
+    pub(crate) fn publish(&mut self) {
+        if let Some((slot, tail)) = self.unpublished.take() {
+            self.layout.store_tail(slot, tail);
+            (self.published, self.published_count) = (self.used, self.used_count);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn wants_interrupt(&mut self) -> bool {
+        if self.told_count == self.published_count {
+            return false;
+        }
+        // The descriptors must be seen before the driver's event is read: see the module head.
+        fence(Ordering::SeqCst);
+        (self.told_before, self.told_count) = (self.told_count, self.published_count);
+        let slots = self.told_count.wrapping_sub(self.told_before);
+        self.event().wants(self.features.event_idx, self.published, slots, self.size())
+    }
+
+    #[inline]
+    fn event(&self) -> Event {
+        Event(u32::from_le(self.layout.driver_event().load(Ordering::Relaxed)))
+    }
+
+    #[inline]
+    pub(crate) fn put_off_interrupt(&mut self) {
+        self.told_count = self.told_before;
+    }
+
+    #[inline]
+    pub(crate) fn told(&self) -> u16 {
+        self.told_count.wrapping_sub(self.told_before).try_into().unwrap_or(u16::MAX)
+    }
+
+    pub(crate) fn suppression(&self) -> Suppression {
+        let event = self.event();
+        match event.cursor(self.features.event_idx) {
+            Some(cursor) => Suppression::Event {
+                // As far from `next` as the one is ahead of what was published.
+                event: cursor.ahead_of(self.published, self.size()) as u16,
+                next: 0,
+                size: self.size(),
+            },
+            None => Suppression::Flags(event.is_disabled().into()),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn disable_kicks(&mut self) {
+        self.want_kicks(Event::DISABLE);
+    }
+
+    #[inline]
+    fn want_kicks(&self, event: Event) {
+        self.layout.device_event().store(event.0.to_le(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn enable_kicks(&mut self) -> Result<bool, RingFault> {
+        self.want_kicks(if self.features.event_idx { Event::at(self.seen) } else { Event::ENABLE });
+        // The event must be seen before the driver's descriptors are read: see the module head.
+        fence(Ordering::SeqCst);
+        let seen = self.offered;
+        self.refresh()?;
+        Ok(self.offered != seen)
+    }
+}
