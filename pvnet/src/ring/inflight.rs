@@ -200,3 +200,175 @@ impl InflightSplit {
         chains.into_iter().map(|(_, head)| head).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! A device that is killed at any step leaves a record from which the next one does exactly what is undone, in order.
+    use super::*;
+    use crate::mem::GuestMemory;
+    use crate::mem::Zeroed;
+    use crate::ring::QueueAddrs;
+    use crate::ring::device::{DeviceQueue, Direction, QueueFeatures, Segments};
+    use crate::ring::driver::{DriverFeatures, DriverQueue};
+    use proptest::prelude::*;
+
+    const SIZE: u16 = 8;
+
+    /// A guest and a record that outlive the devices.
+    struct Survivors {
+        memory: Arc<GuestMemory>,
+        driver: DriverQueue<u32>,
+        region: Arc<Zeroed>,
+    }
+
+    impl Survivors {
+        fn new() -> Survivors {
+            let memory = Arc::new(GuestMemory::anonymous(0x1000));
+            let addrs = QueueAddrs::contiguous(0, SIZE);
+            let driver = DriverQueue::new(&memory, SIZE, addrs, DriverFeatures::default()).unwrap();
+            Survivors { memory, driver, region: Arc::new(Zeroed::new(InflightSplit::bytes(SIZE))) }
+        }
+
+        fn record(&self) -> InflightSplit {
+            let region = Segment::new(self.region.as_ptr(), InflightSplit::bytes(SIZE) as u32);
+            // SAFETY: the record keeps the region, to which no reference is ever made.
+            unsafe { InflightSplit::new(region, self.region.clone(), SIZE) }.unwrap()
+        }
+
+        fn device(&self) -> DeviceQueue {
+            let (layout, features) = (self.driver.layout(), QueueFeatures::default());
+            DeviceQueue::recorded(self.memory.clone(), layout, Direction::Readable, features, self.record())
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Operation {
+        Offer,
+        Take,
+        PutBack,
+        GiveBack(usize),
+        Publish,
+        /// The device is killed, and another takes over.
+        Kill,
+    }
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        prop_oneof![
+            3 => Just(Operation::Offer),
+            3 => Just(Operation::Take),
+            1 => Just(Operation::PutBack),
+            2 => any::<usize>().prop_map(Operation::GiveBack),
+            2 => Just(Operation::Publish),
+            1 => Just(Operation::Kill),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_chain_comes_back_once(operations in prop::collection::vec(operation(), 0..200)) {
+            let mut survivors = Survivors::new();
+            let mut device = survivors.device();
+            let mut tokens = 0;
+            // Tokens as the device is to take them; those that it holds; those that it gave back unseen.
+            let (mut offered, mut held, mut given) = (Vec::new(), Vec::<(u32, u16)>::new(), Vec::new());
+            for operation in operations {
+                match operation {
+                    Operation::Offer => {
+                        let chain = (0x800, tokens + 1);
+                        if survivors.driver.add(&[chain], &[], tokens).is_ok() {
+                            survivors.driver.publish();
+                            offered.push(tokens);
+                            tokens += 1;
+                        }
+                    }
+                    Operation::Take | Operation::PutBack => {
+                        prop_assert_eq!(usize::from(device.refresh().unwrap()), offered.len());
+                        if offered.is_empty() {
+                            continue;
+                        }
+                        let head = match device.pop_single(1) {
+                            Some((head, _)) => head,
+                            None => device.pop().unwrap(),
+                        };
+                        prop_assert_eq!(device.walk(head, &mut Segments::new()), Ok(offered[0] + 1));
+                        match operation {
+                            Operation::Take => held.push((offered.remove(0), head)),
+                            _ => device.unpop(head),
+                        }
+                    }
+                    Operation::GiveBack(pick) => {
+                        if !held.is_empty() {
+                            let (token, head) = held.remove(pick % held.len());
+                            device.push_used(head, 0);
+                            given.push(token);
+                        }
+                    }
+                    Operation::Publish => {
+                        device.publish();
+                        for token in given.drain(..) {
+                            let used = survivors.driver.pop_used().unwrap();
+                            prop_assert_eq!(used.map(|used| used.token), Some(token));
+                        }
+                        prop_assert!(!survivors.driver.has_used());
+                    }
+                    Operation::Kill => {
+                        device = survivors.device();
+                        // What was not published was not done, and comes before what was never taken.
+                        let mut again: Vec<u32> = held.drain(..).map(|(token, _)| token).chain(given.drain(..)).collect();
+                        again.sort_unstable();
+                        again.append(&mut offered);
+                        offered = again;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Holds that a batch which was published is not done again, although the crash came before its marks were removed.
+    #[test]
+    fn a_crash_between_publishing_and_noting_it() {
+        let mut survivors = Survivors::new();
+        let mut record = survivors.record();
+        for token in 0..4 {
+            survivors.driver.add(&[(0x800, 1)], &[], token).unwrap();
+        }
+        survivors.driver.publish();
+        assert_eq!(record.recover(0), []);
+        (0..4).for_each(|head| record.take(head));
+        record.give_back(2);
+        record.published(1);
+        record.give_back(0);
+        record.give_back(3);
+        assert_eq!(survivors.record().recover(1), [0, 1, 3], "not published");
+        assert_eq!(survivors.record().recover(3), [1], "published, but not noted");
+        assert_eq!(survivors.record().recover(3), [1]);
+    }
+
+    /// Holds that a record which lies makes nothing worse than chains that are done again or not.
+    #[test]
+    fn a_record_that_lies() {
+        let survivors = Survivors::new();
+        let bytes = InflightSplit::bytes(SIZE);
+        let record = survivors.record();
+        for at in (12..bytes).step_by(2) {
+            record.word(at).store(u16::MAX, Ordering::Relaxed);
+        }
+        assert_eq!(survivors.record().recover(7), [], "no mark is 1");
+        (0..SIZE).for_each(|head| record.is_out(head).store(1, Ordering::Relaxed));
+        let all = survivors.record().recover(7);
+        assert_eq!(all, [0, 1, 2, 3, 4, 5, 6, 7]);
+        let mut device = survivors.device();
+        assert!(device.refresh().is_err(), "the ring has offered nothing");
+
+        let new = |bytes, size| {
+            let region = Segment::new(survivors.region.as_ptr(), bytes);
+            // SAFETY: as for `record`.
+            unsafe { InflightSplit::new(region, survivors.region.clone(), size) }.err()
+        };
+        let short = bytes as u32 - 1;
+        assert_eq!(new(short, SIZE), Some(InflightError::Bytes { bytes: short, size: SIZE }));
+        assert_eq!(new(bytes as u32, 4), Some(InflightError::Foreign { version: 1, descriptors: SIZE }));
+        record.version().store(2_u16.to_le(), Ordering::Relaxed);
+        assert_eq!(new(bytes as u32, SIZE), Some(InflightError::Foreign { version: 2, descriptors: SIZE }));
+    }
+}

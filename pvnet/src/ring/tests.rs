@@ -230,7 +230,13 @@ impl Model {
         self.device.walk(head, &mut segments).unwrap();
         let lengths: Vec<u32> = segments.iter().map(|s| s.len()).collect();
         assert_eq!(lengths, (0..chain.buffers as u32).map(|at| 32 + at).collect::<Vec<_>>());
+        self.hold(head, chain);
+    }
+
+    /// The device took a chain: it is awake, whatever it asked for when it went to sleep.
+    fn hold(&mut self, head: u16, chain: Modelled) {
         self.held.push((head, chain));
+        (self.kick_due, self.device_asleep) = (false, false);
     }
 
     fn take_single(&mut self) {
@@ -243,7 +249,7 @@ impl Model {
         assert_eq!(single.map(|(_, segment)| segment.len()), (chain.buffers == 1).then_some(32));
         if let Some((head, _)) = single {
             self.offered.pop_front();
-            self.held.push((head, chain));
+            self.hold(head, chain);
         }
     }
 

@@ -341,3 +341,212 @@ impl PackedDevice {
         Ok(self.offered != seen)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! The device side against drivers that lie, one lie a test: each is its typed fault. What an honest driver does is
+    //! tested for both formats.
+    use super::*;
+    use crate::mem::MemoryFault;
+    use crate::ring::device::Direction;
+    use crate::ring::layout::QueueAddrs;
+
+    const SIZE: u16 = 7;
+    const TABLE: u64 = 0x1000;
+    const BUFFER: u64 = 0x2000;
+    const END: u64 = 0x4000;
+
+    /// A ring written by hand, word by word: the worst driver that there can be.
+    struct Liar {
+        memory: Arc<GuestMemory>,
+        layout: PackedLayout,
+    }
+
+    impl Liar {
+        fn new(size: u16) -> Liar {
+            let memory = Arc::new(GuestMemory::anonymous(END as usize));
+            let layout = PackedLayout::new(&memory, size, QueueAddrs::contiguous(0, size)).unwrap();
+            Liar { memory, layout }
+        }
+
+        fn device(&self) -> PackedDevice {
+            let buffers = Buffers::new(self.memory.clone(), Direction::Readable);
+            let features = QueueFeatures { event_idx: true, indirect: true };
+            PackedDevice::new(self.layout, buffers, features, Cursor::START.bits()).unwrap()
+        }
+
+        /// A descriptor on offer in the first round.
+        fn offer(&self, slot: u16, addr: u64, len: u32, id: u16, flags: u16) {
+            self.layout.store_addr(slot, addr);
+            self.layout.store_tail(slot, Tail { len, id, flags: flags | Cursor::START.offered() });
+        }
+
+        fn indirect(&self, index: u64, addr: u64, len: u32, flags: u16) {
+            let entry = u128::from(addr) | u128::from(Tail { len, id: 0, flags }.word()) << 64;
+            let at = self.memory.translate_whole(TABLE + 16 * index, 16).unwrap();
+            // SAFETY: the memory is mapped, and nobody else looks.
+            unsafe { at.write(&entry.to_le_bytes()) };
+        }
+
+        /// The bytes and segments of the first chain.
+        fn walk(&self) -> Result<(u32, usize), RingFault> {
+            let mut device = self.device();
+            device.refresh()?;
+            let (head, mut segments) = (device.pop()?, Segments::new());
+            Ok((device.walk(head, &mut segments)?, segments.len()))
+        }
+    }
+
+    #[test]
+    fn an_id_outside_the_ring() {
+        let liar = Liar::new(SIZE);
+        for id in [SIZE, u16::MAX] {
+            liar.offer(0, BUFFER, 4, id, 0);
+            let mut device = liar.device();
+            assert_eq!(device.available(), Ok(1));
+            assert_eq!(device.pop_single(1), None);
+            assert_eq!(device.pop(), Err(RingFault::DescriptorIndex { index: id, size: SIZE.into() }));
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_in_use() {
+        let liar = Liar::new(SIZE);
+        liar.offer(0, BUFFER, 4, 3, 0);
+        liar.offer(1, BUFFER, 4, 3, 0);
+        let mut device = liar.device();
+        assert_eq!((device.available(), device.pop()), (Ok(2), Ok(3)));
+        assert_eq!(device.pop_single(1), None);
+        assert_eq!(device.pop(), Err(RingFault::HeadInUse(3)));
+        device.push_used(3, 0);
+        assert_eq!(device.pop(), Ok(3));
+    }
+
+    #[test]
+    fn a_chain_without_end() {
+        let liar = Liar::new(SIZE);
+        (0..SIZE).for_each(|slot| liar.offer(slot, BUFFER, 4, 0, DESC_NEXT));
+        assert_eq!(liar.device().refresh(), Err(RingFault::ChainTooLong));
+        // Or with one, but longer than any.
+        let liar = Liar::new(128);
+        (0..65).for_each(|slot| liar.offer(slot, BUFFER, 4, 0, DESC_NEXT));
+        let mut device = liar.device();
+        assert_eq!((device.refresh(), device.refresh()), (Ok(0), Err(RingFault::ChainTooLong)));
+        liar.offer(64, BUFFER, 4, 0, 0);
+        let mut device = liar.device();
+        assert_eq!((device.refresh(), device.refresh()), (Ok(0), Ok(1)));
+        assert_eq!(device.pop(), Err(RingFault::ChainTooLong));
+    }
+
+    #[test]
+    fn a_chain_that_is_offered_in_part_is_not_offered() {
+        let liar = Liar::new(SIZE);
+        (0..3).for_each(|slot| liar.offer(slot, BUFFER, 4, 0, DESC_NEXT));
+        let mut device = liar.device();
+        assert_eq!((device.available(), device.enable_kicks()), (Ok(0), Ok(false)));
+    }
+
+    #[test]
+    fn descriptors_that_change_after_they_were_seen() {
+        let liar = Liar::new(SIZE);
+        (0..3).for_each(|slot| liar.offer(slot, BUFFER, 4, slot, 0));
+        let mut device = liar.device();
+        assert_eq!(device.available(), Ok(3));
+        // Three chains become two, and one that runs past what was offered.
+        liar.offer(0, BUFFER, 4, 0, DESC_NEXT);
+        assert_eq!(device.pop(), Ok(1));
+        liar.offer(2, BUFFER, 4, 2, DESC_NEXT);
+        assert_eq!(device.pop(), Err(RingFault::OfferChanged));
+        liar.offer(2, BUFFER, 4, 2, 0);
+        assert_eq!(device.pop(), Ok(2));
+        // The three that were counted are not there any more.
+        assert_eq!((device.has_next(), device.pop_single(1)), (false, None));
+        assert_eq!(device.pop(), Err(RingFault::OfferChanged));
+    }
+
+    #[test]
+    fn slots_whose_chains_are_out_are_nobodys_to_offer() {
+        let liar = Liar::new(SIZE);
+        (0..SIZE).for_each(|slot| liar.offer(slot, BUFFER, 4, slot, 0));
+        let mut device = liar.device();
+        assert_eq!(device.available(), Ok(SIZE));
+        (0..SIZE).for_each(|id| assert_eq!(device.pop(), Ok(id)));
+        // The next round, although the device has given nothing back.
+        let next_round = Cursor { slot: 0, wrap: false }.offered();
+        for slot in 0..SIZE {
+            liar.layout.store_tail(slot, Tail { len: 4, id: slot, flags: next_round });
+        }
+        assert_eq!((device.refresh(), device.enable_kicks()), (Ok(0), Ok(false)));
+        device.push_used(0, 0);
+        assert_eq!(device.refresh(), Ok(1));
+    }
+
+    #[test]
+    fn a_buffer_outside_memory() {
+        let liar = Liar::new(SIZE);
+        liar.offer(0, END - 1, 2, 0, 0);
+        assert_eq!(liar.walk(), Err(RingFault::Memory(MemoryFault { addr: END, bytes: 1 })));
+        liar.offer(0, u64::MAX, u32::MAX, 0, 0);
+        let fault = MemoryFault { addr: u64::MAX, bytes: u32::MAX.into() };
+        assert_eq!(liar.walk(), Err(RingFault::Memory(fault)));
+        let mut device = liar.device();
+        assert_eq!((device.refresh(), device.pop_single(1)), (Ok(1), None));
+    }
+
+    #[test]
+    fn a_buffer_of_the_wrong_direction() {
+        let liar = Liar::new(SIZE);
+        liar.offer(0, BUFFER, 4, 0, DESC_NEXT);
+        liar.offer(1, BUFFER, 4, 0, DESC_WRITE);
+        assert_eq!(liar.walk(), Err(RingFault::WrongDirection));
+    }
+
+    #[test]
+    fn indirect_tables_that_are_honest_too_long_ragged_or_in_a_chain() {
+        let liar = Liar::new(SIZE);
+        liar.indirect(0, BUFFER, 4, 0);
+        // Flags that mean nothing in a table (clause 2.8.7).
+        liar.indirect(1, BUFFER + 0x100, 6, DESC_NEXT | DESC_INDIRECT);
+        liar.offer(0, TABLE, 2 * DESC_BYTES, 0, DESC_INDIRECT);
+        assert_eq!(liar.walk(), Ok((10, 2)));
+        liar.indirect(1, BUFFER, 6, DESC_WRITE);
+        assert_eq!(liar.walk(), Err(RingFault::WrongDirection));
+        liar.indirect(1, END, 6, 0);
+        assert_eq!(liar.walk(), Err(RingFault::Memory(MemoryFault { addr: END, bytes: 6 })));
+        for bytes in [0, 2 * DESC_BYTES - 1] {
+            liar.offer(0, TABLE, bytes, 0, DESC_INDIRECT);
+            assert_eq!(liar.walk(), Err(RingFault::IndirectBytes(bytes)));
+        }
+        liar.offer(0, TABLE, (MAX_SEGMENTS as u32 + 1) * DESC_BYTES, 0, DESC_INDIRECT);
+        assert_eq!(liar.walk(), Err(RingFault::ChainTooLong));
+        liar.offer(0, END, DESC_BYTES, 0, DESC_INDIRECT);
+        assert_eq!(liar.walk(), Err(RingFault::Memory(MemoryFault { addr: END, bytes: 16 })));
+        liar.offer(0, TABLE, DESC_BYTES, 0, DESC_INDIRECT | DESC_NEXT);
+        liar.offer(1, BUFFER, 4, 0, 0);
+        assert_eq!(liar.walk(), Err(RingFault::MisplacedIndirect));
+        liar.offer(0, TABLE, DESC_BYTES, 0, DESC_INDIRECT);
+        let mut device = liar.device();
+        device.features.indirect = false;
+        assert_eq!((device.refresh(), device.pop()), (Ok(2), Ok(0)));
+        assert_eq!(device.walk(0, &mut Segments::new()), Err(RingFault::MisplacedIndirect));
+    }
+
+    #[test]
+    fn an_event_that_is_nowhere() {
+        let liar = Liar::new(SIZE);
+        let mut device = liar.device();
+        for event in [u32::MAX, 2 << 16 | 0x7fff, 2 << 16 | 0xffff, 3 << 16] {
+            liar.offer(device.next.slot, BUFFER, 4, 0, 0);
+            let Tail { len, id, .. } = liar.layout.tail(device.next.slot);
+            let flags = device.next.offered();
+            liar.layout.store_tail(device.next.slot, Tail { len, id, flags });
+            device.refresh().unwrap();
+            let head = device.pop().unwrap();
+            device.push_used(head, 0);
+            device.publish();
+            liar.layout.driver_event().store(event.to_le(), Ordering::Relaxed);
+            device.wants_interrupt();
+            device.suppression();
+        }
+    }
+}
