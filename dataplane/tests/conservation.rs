@@ -11,6 +11,7 @@ use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_dataplane::{Entered, SwitchConfig};
 use hyper_switch_pvnet::device::PushError;
 use hyper_switch_pvnet::header::{Offloads, VnetHdr};
+use hyper_switch_pvnet::ring::RingFormat;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -148,7 +149,9 @@ impl World {
     /// Each place has VMs of its own kind: large buffers, small ones to be merged, and small ones alone.
     fn new_vm(&mut self, place: usize) -> (Sender, TestVm) {
         let (rx_buffer_bytes, mergeable) = [(16_384, true), (500, true), (1600, false)][place];
-        let config = VmConfig { rx_buffer_bytes, mergeable, event_idx: place != 2, ..VmConfig::default() };
+        let ring = if place % 2 == 1 { RingFormat::Packed } else { RingFormat::Split };
+        let config =
+            VmConfig { ring, rx_buffer_bytes, mergeable, event_idx: place != 2, ..VmConfig::default() };
         let sender = self.senders;
         self.senders += 1;
         (sender, self.bench.vm_with("vm", config))

@@ -9,8 +9,8 @@ use hyper_switch_dataplane::{PortFault, PortState, SwitchConfig};
 use hyper_switch_pvnet::MAX_FRAME_BYTES;
 use hyper_switch_pvnet::header::{F_NEEDS_CSUM, GsoType, VNET_HDR_BYTES, VnetHdr};
 use hyper_switch_pvnet::mem::{GuestMemory, MemoryFault};
-use hyper_switch_pvnet::ring::QueueAddrs;
 use hyper_switch_pvnet::ring::device::RingFault;
+use hyper_switch_pvnet::ring::{QueueAddrs, RingFormat};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -416,15 +416,21 @@ fn a_frame_longer_than_the_buffers_is_dropped_and_the_next_one_fits() {
 /// A second thread writes there without pause, mostly what could be true, so that the lies get far.
 #[test]
 fn memory_that_changes_while_it_is_read() {
+    for ring in [RingFormat::Split, RingFormat::Packed] {
+        memory_changes_while_it_is_read(ring);
+    }
+}
+
+fn memory_changes_while_it_is_read(ring: RingFormat) {
     const ROUNDS: usize = 10_000;
-    let config = VmConfig { rx_buffer_bytes: 2048, ..VmConfig::default() };
+    let config = VmConfig { ring, rx_buffer_bytes: 2048, ..VmConfig::default() };
     let mut stage = Stage::new(config);
     let target = Mutex::new(stage.liar.memory.clone());
     let (rings, stop) = ([stage.liar.tx_addrs, stage.liar.rx_addrs], AtomicBool::new(false));
     std::thread::scope(|scope| {
         // Stops the scribbler also when an assertion fails here.
         let _stop = StopAtEnd(&stop);
-        scope.spawn(|| scribble(&target, rings, &stop));
+        scope.spawn(|| scribble(&target, ring, rings, &stop));
         let mut faults = 0;
         for round in 0..ROUNDS {
             if stage.victim.outstanding() < 32 {
@@ -467,7 +473,7 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-fn scribble(target: &Mutex<Arc<GuestMemory>>, rings: [QueueAddrs; 2], stop: &AtomicBool) {
+fn scribble(target: &Mutex<Arc<GuestMemory>>, format: RingFormat, rings: [QueueAddrs; 2], stop: &AtomicBool) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move || {
         // Xorshift (Marsaglia 2003): any sequence will do.
@@ -488,16 +494,31 @@ fn scribble(target: &Mutex<Arc<GuestMemory>>, rings: [QueueAddrs; 2], stop: &Ato
             let (choice, value) = (random(), random());
             let ring = rings[(choice & 1) as usize];
             let index = (choice >> 8) % u64::from(SLOTS);
+            let desc = ring.desc + 16 * index;
+            let slot = ((value % u64::from(SLOTS)) as u16).to_le_bytes();
+            if format == RingFormat::Packed {
+                match (choice >> 1) % 16 {
+                    // Whose the descriptor is, which way it goes, and whether the chain goes on.
+                    0..8 => write(desc + 14, &(value as u16 & 0x8087).to_le_bytes()),
+                    8..12 => write(desc + 12, &slot),
+                    12 => write(desc, &value.to_le_bytes()),
+                    _ => write(value % (memory.bytes() - 8), &choice.to_le_bytes()),
+                }
+                continue;
+            }
             match (choice >> 1) % 16 {
                 0 => write(ring.avail + 2, &(value as u16).to_le_bytes()),
-                1..5 => write(ring.avail + 4 + 2 * index, &((value % u64::from(SLOTS)) as u16).to_le_bytes()),
+                1..5 => write(ring.avail + 4 + 2 * index, &slot),
                 5 => write(ring.avail + 4 + 2 * index, &(value as u16).to_le_bytes()),
-                6..9 => write(ring.desc + 16 * index + 8, &((value % 4096) as u32).to_le_bytes()),
-                9 => write(ring.desc + 16 * index, &value.to_le_bytes()),
-                10 => write(ring.desc + 16 * index + 12, &((value % 8) as u16).to_le_bytes()),
-                11 => write(ring.desc + 16 * index + 14, &((value % u64::from(SLOTS)) as u16).to_le_bytes()),
+                6..9 => write(desc + 8, &((value % 4096) as u32).to_le_bytes()),
+                9 => write(desc, &value.to_le_bytes()),
+                10 => write(desc + 12, &((value % 8) as u16).to_le_bytes()),
+                11 => write(desc + 14, &slot),
                 _ => write(value % (memory.bytes() - 8), &choice.to_le_bytes()),
             }
+        }
+        if format == RingFormat::Packed {
+            continue;
         }
         // Honest progress in between, so that the lies meet frames: the index moves on by one.
         let ring = rings[0];

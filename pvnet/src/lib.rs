@@ -1,6 +1,6 @@
 //! The paravirtual network interface: what stands between a virtual machine and the switch.
 //!
-//! One ring format serves every kind of VM (the split virtqueue of VIRTIO 1.2, clause 2.7), and one
+//! One ring serves every kind of VM (the virtqueue of VIRTIO 1.2, split or packed, clauses 2.7 and 2.8), and one
 //! packet header travels with every frame (`virtio_net_hdr`, clause 5.1.6). `tx` and `rx` are always
 //! the VM's: a VM transmits into its tx ring and receives from its rx ring.
 //!
@@ -9,7 +9,7 @@
 //! | [`mem`] | guest memory: translation of guest addresses, copies to and from hostile memory |
 //! | [`header`] | `virtio_net_hdr` and the offloads that it asks for |
 //! | [`offload`] | finishing a checksum, cutting a segment: what a port without the offload needs |
-//! | [`ring`] | the split virtqueue, device side and driver side |
+//! | [`ring`] | the virtqueue in both its formats, device side and driver side |
 //! | [`device`] | a port without rings: frames that come and go by system call |
 //! | [`tap`], [`packet`] | the two such devices: TAP and AF_PACKET (feature `std`) |
 //! | [`run_state`] | whether a VM runs, was preempted or blocks, as it is seen from outside |

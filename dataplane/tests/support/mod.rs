@@ -16,7 +16,7 @@ use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES, VnetHdr};
 use hyper_switch_pvnet::mem::{GuestMemory, Segment};
 use hyper_switch_pvnet::ring::device::QueueFeatures;
 use hyper_switch_pvnet::ring::driver::{DriverFeatures, DriverQueue};
-use hyper_switch_pvnet::ring::{QueueAddrs, QueueLayout};
+use hyper_switch_pvnet::ring::{QueueAddrs, QueueLayout, RingFormat};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -96,6 +96,7 @@ pub const BUFFER_BYTES: u32 = 68 * 1024;
 /// How a test VM is made.
 #[derive(Clone, Copy)]
 pub struct VmConfig {
+    pub ring: RingFormat,
     pub slots: u16,
     pub rx_buffer_bytes: u32,
     /// Receive buffers that are posted from the start.
@@ -108,6 +109,7 @@ pub struct VmConfig {
 impl Default for VmConfig {
     fn default() -> VmConfig {
         VmConfig {
+            ring: RingFormat::Split,
             slots: SLOTS,
             rx_buffer_bytes: BUFFER_BYTES,
             posted: u16::MAX,
@@ -148,7 +150,7 @@ impl TestVm {
         let rx_addrs = QueueAddrs::contiguous(ring_bytes, config.slots);
         let queue = |addrs| {
             let features = DriverFeatures { event_idx: config.event_idx, indirect: None };
-            DriverQueue::new(&memory, config.slots, addrs, features).unwrap()
+            DriverQueue::with_format(config.ring, &memory, config.slots, addrs, features).unwrap()
         };
         let (tx, rx) = (queue(tx_addrs), queue(rx_addrs));
         let backend = Backend::Vm(VmBackend {

@@ -16,7 +16,7 @@ use crate::header::{F_DATA_VALID, GsoType, Offloads, VNET_HDR_BYTES, VnetHdr};
 use crate::mem::{GuestMemory, Segment};
 use crate::ring::device::QueueFeatures;
 use crate::ring::driver::{DeviceLied, DriverFeatures, DriverQueue};
-use crate::ring::{QueueAddrs, QueueLayout, QueueSizeError};
+use crate::ring::{QueueAddrs, QueueLayout, QueueSizeError, RingFormat};
 use crate::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
@@ -35,16 +35,18 @@ pub struct NicConfig {
     /// What goes unfinished, in both directions: `CSUM` and, only beside it, `TSO4` change what is sent; any
     /// offload may be accepted.
     pub offloads: Offloads,
+    /// How both rings are laid out.
+    pub ring: RingFormat,
     /// Notifications by index (`VIRTIO_F_EVENT_IDX`).
     pub event_idx: bool,
     /// The largest IP packet on the wire, in bytes: at least 576, as RFC 791 demands of a host.
     pub mtu_bytes: u16,
-    /// Receive buffers; a power of two.
+    /// Receive buffers; a power of two, unless the ring is packed.
     pub rx_slots: u16,
     /// Bytes of a receive buffer, `virtio_net_hdr` included. All together must take the largest frame; one
     /// alone takes no more than that.
     pub rx_buffer_bytes: u32,
-    /// Transmit buffers; a power of two.
+    /// Transmit buffers; likewise.
     pub tx_slots: u16,
     /// How the doorbell of the transmit ring is batched; if not at all, each frame rings.
     pub batching: Option<Pace>,
@@ -54,6 +56,7 @@ impl Default for NicConfig {
     fn default() -> NicConfig {
         NicConfig {
             offloads: Offloads::CSUM | Offloads::TSO4,
+            ring: RingFormat::Split,
             event_idx: true,
             mtu_bytes: 1500,
             rx_slots: 64,
@@ -67,7 +70,7 @@ impl Default for NicConfig {
 /// Why a [`Nic`] cannot be made as configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NicConfigError {
-    /// A ring's size is not a power of two.
+    /// A ring cannot have that size.
     #[error(transparent)]
     Queue(#[from] QueueSizeError),
     /// Segmentation offload without checksum offload (VIRTIO 1.2, clause 5.1.3.1).
@@ -160,7 +163,7 @@ impl Nic {
     /// # Errors
     /// A configuration that cannot be had.
     pub fn new(config: NicConfig) -> Result<Nic, NicConfigError> {
-        let NicConfig { offloads, event_idx, mtu_bytes, rx_slots, rx_buffer_bytes, tx_slots, batching } =
+        let NicConfig { offloads, ring, event_idx, mtu_bytes, rx_slots, rx_buffer_bytes, tx_slots, batching } =
             config;
         if offloads.contains(Offloads::TSO4) && !offloads.contains(Offloads::CSUM) {
             return Err(NicConfigError::TsoWithoutCsum);
@@ -174,9 +177,7 @@ impl Nic {
             return Err(NicConfigError::RxBuffers { slots: rx_slots, bytes: rx_buffer_bytes });
         }
         for size in [rx_slots, tx_slots] {
-            if !size.is_power_of_two() || size > 32768 {
-                return Err(QueueSizeError::Size(size).into());
-            }
+            ring.check_size(size)?;
         }
         let tx_frame_bytes =
             if offloads.contains(Offloads::TSO4) { GSO_FRAME_BYTES } else { frame_bytes(mtu_bytes) };
@@ -198,7 +199,7 @@ impl Nic {
 
         let features = DriverFeatures { event_idx, indirect: None };
         let mut rx = Receiver {
-            queue: DriverQueue::new(&memory, rx_slots, rx_ring, features)?,
+            queue: DriverQueue::with_format(ring, &memory, rx_slots, rx_ring, features)?,
             buffers: Buffers::new(&memory, rx_buffers, rx_slots.into(), rx_buffer_bytes),
             held: None,
             merged: Vec::with_capacity(MAX_FRAME_BYTES),
@@ -207,7 +208,7 @@ impl Nic {
         };
         (0..rx_slots).for_each(|index| rx.post(index));
         let tx = Transmitter {
-            queue: DriverQueue::new(&memory, tx_slots, tx_ring, features)?,
+            queue: DriverQueue::with_format(ring, &memory, tx_slots, tx_ring, features)?,
             buffers: Buffers::new(&memory, tx_buffers, tx_count, tx_buffer_bytes),
             idle: (0..tx_slots).rev().collect(),
             spare: tx_slots,

@@ -9,6 +9,7 @@ use super::workload::*;
 use super::*;
 use crate::MAX_FRAME_BYTES;
 use crate::header::{F_DATA_VALID, Offloads, VNET_HDR_BYTES, VnetHdr};
+use crate::ring::RingFormat;
 use crate::ring::device::{DeviceQueue, Direction, Segments};
 use crate::ring::driver::DeviceLied;
 use std::collections::VecDeque;
@@ -240,14 +241,19 @@ impl Network {
     }
 }
 
-/// All that an interface may negotiate: with offloads and without, notified by index and by flag, with buffers
-/// for a whole frame and with small ones that are merged.
+/// All that an interface may negotiate: with offloads and without, rings of both formats, notified by index and by
+/// flag, with buffers for a whole frame and with small ones that are merged.
 fn nics() -> impl Iterator<Item = NicConfig> {
     let offloads = [Offloads::NONE, Offloads::CSUM, Offloads::CSUM | Offloads::TSO4];
     let notified = offloads.into_iter().flat_map(|offloads| {
         [false, true].map(|event_idx| NicConfig { offloads, event_idx, ..NicConfig::default() })
     });
-    notified.flat_map(|nic| [nic, NicConfig { rx_slots: 256, rx_buffer_bytes: 1024, ..nic }])
+    let small = |nic| NicConfig { rx_slots: 256, rx_buffer_bytes: 1024, ..nic };
+    // A packed ring may have any size.
+    let packed = |nic| NicConfig { ring: RingFormat::Packed, rx_slots: 67, tx_slots: 131, ..nic };
+    notified.flat_map(move |nic| {
+        [nic, small(nic), packed(nic), NicConfig { rx_slots: 257, ..small(packed(nic)) }]
+    })
 }
 
 /// Sends `bytes` from the first guest to the second and holds that all arrive, whole, before `end_ns`.
@@ -706,4 +712,8 @@ fn interfaces_that_cannot_be() {
     let size = |size| NicConfigError::Queue(crate::ring::QueueSizeError::Size(size));
     assert_eq!(refused(NicConfig { tx_slots: 100, ..nic }), size(100));
     assert_eq!(refused(NicConfig { tx_slots: 0, ..nic }), size(0));
+    let size = |size| NicConfigError::Queue(crate::ring::QueueSizeError::PackedSize(size));
+    let packed = NicConfig { ring: RingFormat::Packed, ..nic };
+    assert_eq!(refused(NicConfig { tx_slots: 40_000, ..packed }), size(40_000));
+    assert!(Nic::new(NicConfig { tx_slots: 100, ..packed }).is_ok());
 }
