@@ -6,10 +6,10 @@
 //!                       at once       is its answer         descriptors free again
 //! ```
 //!
-//! The driver keeps everything that it must rely on in memory of its own: which descriptors are free,
-//! how they are linked, which chains are out and how many bytes each may return. What it wrote to shared memory is
-//! never read back. So a device that lies is found out ([`DeviceLied`]) and can
-//! make the driver do nothing else. Nothing here allocates after [`DriverQueue::new`].
+//! The driver keeps everything that it must rely on in memory of its own: which descriptors are free, which chains are
+//! out and how many bytes each may return. What it wrote to shared memory is never read back. So a device that lies
+//! is found out ([`DeviceLied`]) and can make the driver do nothing else. Nothing here allocates after
+//! [`DriverQueue::new`].
 //!
 //! Sleeping without losing a wake-up takes both sides' full fence (clauses 2.7.10, 2.8.14). The driver's half:
 //!
@@ -56,7 +56,8 @@ pub(crate) struct Tables {
     host: *mut u8,
 }
 
-// SAFETY: an address, accessed only through the queue that it belongs to, which keeps it mapped whichever thread it is on.
+// SAFETY: an address, accessed only through the queue that it belongs to, which keeps it mapped, whichever thread that
+// is.
 unsafe impl Send for Tables {}
 
 impl Tables {

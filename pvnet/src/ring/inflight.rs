@@ -203,7 +203,7 @@ impl InflightSplit {
 
 #[cfg(test)]
 mod tests {
-    //! A device that is killed at any step leaves a record from which the next one does exactly what is undone, in order.
+    //! A device that is killed leaves a record from which the next one does exactly what is undone, in order.
     use super::*;
     use crate::mem::GuestMemory;
     use crate::mem::Zeroed;
@@ -314,7 +314,8 @@ mod tests {
                     Operation::Kill => {
                         device = survivors.device();
                         // What was not published was not done, and comes before what was never taken.
-                        let mut again: Vec<u32> = held.drain(..).map(|(token, _)| token).chain(given.drain(..)).collect();
+                        let held = held.drain(..).map(|(token, _)| token);
+                        let mut again: Vec<u32> = held.chain(given.drain(..)).collect();
                         again.sort_unstable();
                         again.append(&mut offered);
                         offered = again;

@@ -7,7 +7,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`device`] | the switch's side, which trusts nothing that it reads |
-//! | [`driver`] | the side of in-process guests, tests, the simulator and fuzzing, which does not trust the device either |
+//! | [`driver`] | the side of in-process guests, tests and the simulator, which does not trust the device either |
 //! | `split` | the format with a table and two rings (clause 2.7) |
 //! | `packed` | the format with one ring of descriptors (clause 2.8) |
 //! | [`inflight`] | a record of the chains that are out, which outlives the switch |

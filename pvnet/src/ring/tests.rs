@@ -50,7 +50,10 @@ impl Kind {
     }
 
     fn pair(self) -> (DriverQueue<u32>, DeviceQueue) {
-        let memory = Arc::new(GuestMemory::anonymous(MEMORY_BYTES));
+        self.pair_in(Arc::new(GuestMemory::anonymous(MEMORY_BYTES)))
+    }
+
+    fn pair_in(self, memory: Arc<GuestMemory>) -> (DriverQueue<u32>, DeviceQueue) {
         let Kind { format, size, event_idx, indirect } = self;
         let features = DriverFeatures { event_idx, indirect: indirect.then_some(TABLES) };
         let addrs = QueueAddrs::contiguous(0, size);
@@ -306,6 +309,52 @@ proptest! {
             (model.seen, model.driver.free(), model.driver.outstanding(), model.held.len())
         });
         prop_assert_eq!(split, packed);
+    }
+}
+
+/// A word in a ring that may be true, or anything.
+fn word() -> impl Strategy<Value = u16> {
+    // Whose a packed descriptor is, with each direction and with a chain that goes on; small numbers; anything.
+    let flags = (0..8_u16, prop_oneof![Just(0x80_u16), Just(0x8000), Just(0)]);
+    prop_oneof![4 => flags.prop_map(|(low, high)| low | high), 2 => 0..16_u16, 1 => any::<u16>()]
+}
+
+proptest! {
+    /// Whatever is written into a ring, a device that goes on as long as there is no fault comes to no harm, and neither
+    /// takes more chains than there are nor finds a buffer outside of memory.
+    #[test]
+    fn any_memory_is_chains_or_a_fault(
+        kind in Kind::any(),
+        words in prop::collection::vec((0..128_u64, word()), 0..400),
+    ) {
+        let memory = Arc::new(GuestMemory::anonymous(0x1_8000));
+        let (_, mut device) = Kind { indirect: false, ..kind }.pair_in(memory.clone());
+        let (mut held, mut segments) = (Vec::new(), Segments::new());
+        for (at, word) in words {
+            // SAFETY: the memory is mapped, and nobody else looks.
+            unsafe { memory.translate_whole(2 * at, 2).unwrap().write(&word.to_le_bytes()) };
+            let Ok(available) = device.refresh() else { break };
+            prop_assert!(available <= kind.size);
+            if available > 0 {
+                let single = if word & 1 == 0 { None } else { device.pop_single(1) };
+                let Ok(head) = single.map_or_else(|| device.pop(), |(head, _)| Ok(head)) else { break };
+                segments.clear();
+                if device.walk(head, &mut segments).is_err() {
+                    break;
+                }
+                prop_assert!(head < kind.size && segments.iter().all(|segment| segment.len() <= 0x1_8000));
+                held.push(head);
+            }
+            if word & 2 != 0 && let Some(head) = held.pop() {
+                device.push_used(head, 1);
+                device.publish();
+            }
+            device.wants_interrupt();
+            device.suppression();
+            if device.enable_kicks().is_err() {
+                break;
+            }
+        }
     }
 }
 

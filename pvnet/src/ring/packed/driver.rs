@@ -228,7 +228,7 @@ impl<T: Copy> PackedDriver<T> {
 
 #[cfg(test)]
 mod tests {
-    //! The driver side against a device that lies, one lie a test. What an honest device does is tested for both formats.
+    //! The driver side against a device that lies, one lie a test. What an honest one does is tested for both formats.
     use super::*;
     use crate::mem::GuestMemory;
     use crate::ring::layout::QueueAddrs;

@@ -10,8 +10,8 @@
 //!     driver: may offer here       device: takes here, and writes what is used at `used`
 //! ```
 //!
-//! The driver writes a chain's descriptors into slots that follow each other, the last with the chain's *buffer id*, which is its head.
-//! The device writes one descriptor with that id over the slots of the chains that are out, in the order in which it
+//! The driver writes a chain's descriptors into slots that follow each other, the last with the chain's *buffer id*,
+//! which is its head. The device writes one descriptor with that id over the slots of the chains that are out, in the order in which it
 //! gives them back, and goes on behind as many slots as the chain had. Both go round the ring and flip a wrap counter
 //! each time; a descriptor's two flags `AVAIL` and `USED`, held against the counter, say whose it is. Whoever shows
 //! several chains at once writes the first one's flags last.

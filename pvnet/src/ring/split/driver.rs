@@ -133,8 +133,8 @@ impl<T: Copy> SplitDriver<T> {
         let (start, table) = tables.of(head);
         for (at, (&(addr, len), flags)) in chain.enumerate() {
             let (link, next) = if at + 1 < count { (DESC_NEXT, at as u16 + 1) } else { (0, 0) };
-            // SAFETY: there is a table for `head`, which is below the size, with room for as many descriptors as `add` held
-            // against it; it is free, as its descriptor is.
+            // SAFETY: there is a table for `head`, which is below the size, with room for as many descriptors as were
+            // held against it; it is free, as its descriptor is.
             unsafe { Desc { addr, len, flags: flags | link, next }.store(table, at as u16) };
         }
         let len = count as u32 * DESC_BYTES;
@@ -234,7 +234,7 @@ impl<T: Copy> SplitDriver<T> {
 
 #[cfg(test)]
 mod tests {
-    //! The driver side against a device that lies, one lie a test. What an honest device does is tested for both formats.
+    //! The driver side against a device that lies, one lie a test. What an honest one does is tested for both formats.
     use super::*;
     use crate::mem::GuestMemory;
     use crate::ring::layout::QueueAddrs;
