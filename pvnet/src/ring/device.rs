@@ -232,9 +232,9 @@ impl DeviceQueue {
         each!(&mut self.format, queue => queue.pop())
     }
 
-    /// Takes the next chain on offer, which [`DeviceQueue::available`] said is there, if it is one buffer of at least
-    /// `bytes` that lies in one region: the usual chain, in the fewest steps. Of any other, and of one that is a
-    /// lie, nothing is taken: [`DeviceQueue::pop`] and [`DeviceQueue::walk`] say what it is.
+    /// Takes the next chain that is known to be on offer, if there is one and it is one buffer of at least `bytes` that
+    /// lies in one region: the usual chain, in the fewest steps. Of any other, and of one that is a lie, nothing is
+    /// taken: [`DeviceQueue::pop`] and [`DeviceQueue::walk`] say what it is.
     #[inline(always)]
     pub fn pop_single(&mut self, bytes: u32) -> Option<(u16, Segment)> {
         each!(&mut self.format, queue => queue.pop_single(bytes))
@@ -264,7 +264,7 @@ impl DeviceQueue {
 
     /// Gives the chain at `head` back, with `bytes` written to it (0 for a transmit chain). The driver sees
     /// it after [`DeviceQueue::publish`].
-    #[inline]
+    #[inline(always)]
     pub fn push_used(&mut self, head: u16, bytes: u32) {
         each!(&mut self.format, queue => queue.push_used(head, bytes));
     }

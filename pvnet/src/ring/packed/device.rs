@@ -23,7 +23,8 @@ struct Chain {
     descriptors: u16,
 }
 
-/// The device side of one packed queue: its methods are those of [`DeviceQueue`](crate::ring::device::DeviceQueue).
+/// The device side of one packed queue: its methods are those of [`DeviceQueue`](crate::ring::device::DeviceQueue). What
+/// the switch does for each frame is kept out of its loops, where a second format would take registers from the first.
 ///
 /// `used`, `next` and `seen` follow each other round the ring, never more than a round apart: `out` slots from the first
 /// to the second, `offered` from there to the third.
@@ -103,7 +104,6 @@ impl PackedDevice {
         self.layout.size()
     }
 
-    #[inline]
     pub(crate) fn available(&mut self) -> Result<u16, RingFault> {
         if self.chains_offered == 0 {
             return self.refresh();
@@ -111,11 +111,11 @@ impl PackedDevice {
         Ok(self.chains_offered)
     }
 
-    #[inline]
     pub(crate) fn has_next(&self) -> bool {
         self.chains_offered != 0
     }
 
+    #[inline(never)]
     pub(crate) fn refresh(&mut self) -> Result<u16, RingFault> {
         // At most a round: the slots of chains that are out are not the driver's.
         let room = self.size() - self.out - self.offered;
@@ -136,7 +136,7 @@ impl PackedDevice {
         Ok(self.chains_offered)
     }
 
-    #[inline]
+    #[inline(never)]
     pub(crate) fn pop(&mut self) -> Result<u16, RingFault> {
         let (mut last, mut descriptors) = (self.next, 0);
         let id = loop {
@@ -175,7 +175,7 @@ impl PackedDevice {
         self.chains_offered = self.chains_offered.saturating_sub(1).min(self.offered);
     }
 
-    #[inline]
+    #[inline(never)]
     pub(crate) fn pop_single(&mut self, bytes: u32) -> Option<(u16, Segment)> {
         if self.offered == 0 {
             return None;
@@ -200,7 +200,7 @@ impl PackedDevice {
         self.chains_offered += 1;
     }
 
-    #[inline]
+    #[inline(never)]
     pub(crate) fn prefetch(&self, ahead: u16) {
         #[cfg(target_arch = "x86_64")]
         {
@@ -255,7 +255,7 @@ impl PackedDevice {
         Ok(bytes)
     }
 
-    #[inline]
+    #[inline(never)]
     pub(crate) fn push_used(&mut self, head: u16, bytes: u32) {
         let Chain { descriptors, .. } = core::mem::take(&mut self.chains[usize::from(head)]);
         debug_assert_ne!(descriptors, 0, "chain {head} is out");
@@ -270,11 +270,11 @@ impl PackedDevice {
         self.out -= descriptors;
     }
 
+    #[inline(never)]
     pub(crate) fn push_used_all(&mut self, heads: &[u16]) {
         heads.iter().for_each(|head| self.push_used(*head, 0));
     }
 
-    #[inline]
     pub(crate) fn publish(&mut self) {
         if let Some((slot, tail)) = self.unpublished.take() {
             self.layout.store_tail(slot, tail);
@@ -282,7 +282,6 @@ impl PackedDevice {
         }
     }
 
-    #[inline]
     pub(crate) fn wants_interrupt(&mut self) -> bool {
         if self.told_count == self.published_count {
             return false;
@@ -299,12 +298,10 @@ impl PackedDevice {
         Event(u32::from_le(self.layout.driver_event().load(Ordering::Relaxed)))
     }
 
-    #[inline]
     pub(crate) fn put_off_interrupt(&mut self) {
         self.told_count = self.told_before;
     }
 
-    #[inline]
     pub(crate) fn told(&self) -> u16 {
         self.told_count.wrapping_sub(self.told_before).try_into().unwrap_or(u16::MAX)
     }
@@ -322,7 +319,6 @@ impl PackedDevice {
         }
     }
 
-    #[inline]
     pub(crate) fn disable_kicks(&mut self) {
         self.want_kicks(Event::DISABLE);
     }

@@ -115,7 +115,9 @@ impl SplitDevice {
 
     #[inline(always)]
     pub(crate) fn pop_single(&mut self, bytes: u32) -> Option<(u16, Segment)> {
-        debug_assert_ne!(self.next_avail, self.seen_avail);
+        if self.next_avail == self.seen_avail {
+            return None;
+        }
         let head = u16::from_le(self.layout.avail_entry(self.next_avail).load(Ordering::Relaxed));
         if head >= self.size() {
             return None;
