@@ -237,19 +237,37 @@ impl DeviceQueue {
     /// taken: [`DeviceQueue::pop`] and [`DeviceQueue::walk`] say what it is.
     #[inline(always)]
     pub fn pop_single(&mut self, bytes: u32) -> Option<(u16, Segment)> {
-        each!(&mut self.format, queue => queue.pop_single(bytes))
+        let Format::Split(queue) = &mut self.format else {
+            let mut segment = Segment::EMPTY;
+            return Some((self.pop_single_of_others(bytes, &mut segment)?, segment));
+        };
+        queue.pop_single(bytes)
+    }
+
+    /// The other formats' part of [`DeviceQueue::pop_single`]. It is kept out of the switch's loops, where it would take
+    /// registers from the split ring's; as it would if the answer came in memory that both parts write.
+    #[cold]
+    #[inline(never)]
+    fn pop_single_of_others(&mut self, bytes: u32, into: &mut Segment) -> Option<u16> {
+        let (head, segment) = each!(&mut self.format, queue => queue.pop_single(bytes))?;
+        *into = segment;
+        Some(head)
     }
 
     /// Puts the chain that was taken last, `head`, back on offer, as nothing was done with it.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     pub fn unpop(&mut self, head: u16) {
         each!(&mut self.format, queue => queue.unpop(head));
     }
 
-    /// Starts the load of the descriptor of a chain that will be popped `ahead` entries from now.
+    /// Starts the load of the descriptor of a chain that will be popped `ahead` entries from now. A packed ring's
+    /// descriptors follow each other, and need no hint.
     #[inline]
     pub fn prefetch(&self, ahead: u16) {
-        each!(&self.format, queue => queue.prefetch(ahead));
+        if let Format::Split(queue) = &self.format {
+            queue.prefetch(ahead);
+        }
     }
 
     /// Follows the chain from `head`, which was just taken, and appends its buffers to `segments`. Answers the bytes
@@ -266,6 +284,16 @@ impl DeviceQueue {
     /// it after [`DeviceQueue::publish`].
     #[inline(always)]
     pub fn push_used(&mut self, head: u16, bytes: u32) {
+        match &mut self.format {
+            Format::Split(queue) => queue.push_used(head, bytes),
+            _ => self.push_used_of_others(head, bytes),
+        }
+    }
+
+    /// As [`DeviceQueue::pop_single_of_others`].
+    #[cold]
+    #[inline(never)]
+    fn push_used_of_others(&mut self, head: u16, bytes: u32) {
         each!(&mut self.format, queue => queue.push_used(head, bytes));
     }
 

@@ -27,22 +27,18 @@ impl RecordedDevice {
         RecordedDevice { queue, record, again, taken: 0 }
     }
 
-    #[inline(never)]
     pub(crate) fn available(&mut self) -> Result<u16, RingFault> {
         Ok(self.queue.available()?.saturating_add(self.again.len() as u16))
     }
 
-    #[inline(never)]
     pub(crate) fn has_next(&self) -> bool {
         !self.again.is_empty() || self.queue.has_next()
     }
 
-    #[inline(never)]
     pub(crate) fn refresh(&mut self) -> Result<u16, RingFault> {
         Ok(self.queue.refresh()?.saturating_add(self.again.len() as u16))
     }
 
-    #[inline(never)]
     pub(crate) fn pop(&mut self) -> Result<u16, RingFault> {
         // What is taken again is recorded, and keeps its place in the order.
         if let Some(head) = self.again.pop() {
@@ -55,7 +51,6 @@ impl RecordedDevice {
     }
 
     /// Leaves chains that are taken again to [`RecordedDevice::pop`]: they are few.
-    #[inline(never)]
     pub(crate) fn pop_single(&mut self, bytes: u32) -> Option<(u16, Segment)> {
         if !self.again.is_empty() {
             return None;
@@ -66,7 +61,6 @@ impl RecordedDevice {
         Some((head, segment))
     }
 
-    #[inline(never)]
     pub(crate) fn unpop(&mut self, head: u16) {
         if self.taken == 0 {
             return self.again.push(head);
@@ -76,18 +70,15 @@ impl RecordedDevice {
         self.queue.unpop(head);
     }
 
-    #[inline(never)]
     pub(crate) fn push_used(&mut self, head: u16, bytes: u32) {
         self.record.give_back(head);
         self.queue.push_used(head, bytes);
     }
 
-    #[inline(never)]
     pub(crate) fn push_used_all(&mut self, heads: &[u16]) {
         heads.iter().for_each(|head| self.push_used(*head, 0));
     }
 
-    #[inline(never)]
     pub(crate) fn publish(&mut self) {
         self.queue.publish();
         self.record.published(self.queue.published());

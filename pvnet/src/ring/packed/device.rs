@@ -23,8 +23,7 @@ struct Chain {
     descriptors: u16,
 }
 
-/// The device side of one packed queue: its methods are those of [`DeviceQueue`](crate::ring::device::DeviceQueue). What
-/// the switch does for each frame is kept out of its loops, where a second format would take registers from the first.
+/// The device side of one packed queue: its methods are those of [`DeviceQueue`](crate::ring::device::DeviceQueue).
 ///
 /// `used`, `next` and `seen` follow each other round the ring, never more than a round apart: `out` slots from the first
 /// to the second, `offered` from there to the third.
@@ -115,7 +114,7 @@ impl PackedDevice {
         self.chains_offered != 0
     }
 
-    #[inline(never)]
+    #[inline]
     pub(crate) fn refresh(&mut self) -> Result<u16, RingFault> {
         // At most a round: the slots of chains that are out are not the driver's.
         let room = self.size() - self.out - self.offered;
@@ -136,7 +135,7 @@ impl PackedDevice {
         Ok(self.chains_offered)
     }
 
-    #[inline(never)]
+    #[inline]
     pub(crate) fn pop(&mut self) -> Result<u16, RingFault> {
         let (mut last, mut descriptors) = (self.next, 0);
         let id = loop {
@@ -175,7 +174,7 @@ impl PackedDevice {
         self.chains_offered = self.chains_offered.saturating_sub(1).min(self.offered);
     }
 
-    #[inline(never)]
+    #[inline]
     pub(crate) fn pop_single(&mut self, bytes: u32) -> Option<(u16, Segment)> {
         if self.offered == 0 {
             return None;
@@ -198,20 +197,6 @@ impl PackedDevice {
         self.offered += descriptors;
         self.out -= descriptors;
         self.chains_offered += 1;
-    }
-
-    #[inline(never)]
-    pub(crate) fn prefetch(&self, ahead: u16) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // Beyond the ring's end nothing useful is there, and it comes to no harm.
-            let desc = self.layout.desc(self.next.slot.wrapping_add(ahead));
-            // SAFETY: a prefetch reads nothing; any address will do.
-            unsafe { _mm_prefetch(desc.cast(), _MM_HINT_T0) }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = ahead;
     }
 
     pub(crate) fn walk(&self, head: u16, segments: &mut Segments) -> Result<u32, RingFault> {
@@ -255,7 +240,7 @@ impl PackedDevice {
         Ok(bytes)
     }
 
-    #[inline(never)]
+    #[inline]
     pub(crate) fn push_used(&mut self, head: u16, bytes: u32) {
         let Chain { descriptors, .. } = core::mem::take(&mut self.chains[usize::from(head)]);
         debug_assert_ne!(descriptors, 0, "chain {head} is out");
@@ -270,7 +255,7 @@ impl PackedDevice {
         self.out -= descriptors;
     }
 
-    #[inline(never)]
+    #[inline]
     pub(crate) fn push_used_all(&mut self, heads: &[u16]) {
         heads.iter().for_each(|head| self.push_used(*head, 0));
     }

@@ -135,18 +135,12 @@ impl PackedLayout {
         self.size
     }
 
-    /// The host address of a descriptor, to be prefetched.
-    #[inline]
-    pub(crate) fn desc(&self, slot: u16) -> *const u8 {
-        self.desc.wrapping_add(usize::from(slot) * DESC_BYTES as usize)
-    }
-
     #[inline]
     fn words(&self, slot: u16) -> &[AtomicU64; 2] {
         assert!(slot < self.size);
         // SAFETY: `new` checked bounds and alignment for `size` descriptors and the slot is below; the queue's owner
         // keeps the memory. Atomics may be shared with a writer outside of Rust.
-        unsafe { &*self.desc(slot).cast::<[AtomicU64; 2]>() }
+        unsafe { &*self.desc.cast::<[AtomicU64; 2]>().add(slot.into()) }
     }
 
     /// The address that the descriptor in `slot` names.
