@@ -264,6 +264,14 @@ impl GuestMemory {
             .find(|window| window.translate_whole(addr, 1).is_some())
     }
 
+    /// Whether all of a segment is memory of these regions, wherever it was translated.
+    pub fn contains(&self, segment: Segment) -> bool {
+        self.regions.iter().any(|Region { window, .. }| {
+            let offset = (segment.ptr as u64).wrapping_sub(window.host as u64);
+            offset <= window.bytes && u64::from(segment.len) <= window.bytes - offset
+        })
+    }
+
     /// Bytes of all regions together.
     pub fn bytes(&self) -> u64 {
         self.regions.iter().map(|region| region.window.bytes).sum()
@@ -336,6 +344,16 @@ mod tests {
         assert_eq!(memory.translate(0x2fff, 1), Ok(Segment::new(0x9fff as *mut u8, 1)));
         assert_eq!(memory.translate(u64::MAX, 2), Err(MemoryFault { addr: u64::MAX, bytes: 2 }));
         assert_eq!(memory.translate_whole(0xff0, 0x20), Err(MemoryFault { addr: 0xff0, bytes: 0x20 }));
+    }
+
+    #[test]
+    fn a_segment_lies_in_a_region_or_not() {
+        let memory =
+            GuestMemory::new(vec![region(0, 0x1000, 0x4000), region(0x1000, 0x1000, 0x9000)]).unwrap();
+        let contains = |host: usize, len| memory.contains(Segment::new(host as *mut u8, len));
+        assert!(contains(0x4000, 0x1000) && contains(0x9fff, 1) && contains(0x9000, 0));
+        assert!(!contains(0x3fff, 1) && !contains(0x4001, 0x1000) && !contains(0xa000, 1));
+        assert!(!contains(usize::MAX, 2));
     }
 
     #[test]
