@@ -11,7 +11,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, VlanMode};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
 use hyper_switch_dataplane::policy::Optimisations;
-use hyper_switch_dataplane::{Backend, Control, CoreContext, PortConfig, Switch, SwitchConfig, VmBackend};
+use hyper_switch_dataplane::{
+    Backend, Control, CoreContext, PortConfig, QueuePair, Switch, SwitchConfig, VmBackend,
+};
 use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES};
 use hyper_switch_pvnet::mem::{GuestMemory, Segment};
 use hyper_switch_pvnet::ring::device::QueueFeatures;
@@ -66,11 +68,9 @@ impl Vm {
         let make =
             |at| DriverQueue::new(&memory, slots, QueueAddrs::contiguous(at, slots), features).unwrap();
         let (tx, rx) = (make(0), make(ring));
+        let features = QueueFeatures { event_idx: true, indirect: true };
         let vm = VmBackend {
-            memory: memory.clone(),
-            tx: tx.layout(),
-            rx: rx.layout(),
-            features: QueueFeatures { event_idx: true, indirect: true },
+            queues: vec![QueuePair::new(&memory, tx.layout(), rx.layout(), features)],
             mergeable: true,
             offloads: Offloads::ALL,
         };

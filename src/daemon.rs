@@ -194,6 +194,12 @@ impl Inspect for Daemon {
                     hyper_switch_dataplane::PortState::Faulted(fault) => {
                         PortState::Down { reason: fault.to_string() }
                     }
+                    hyper_switch_dataplane::PortState::Disconnecting => {
+                        PortState::Down { reason: "being disconnected".to_owned() }
+                    }
+                    hyper_switch_dataplane::PortState::Absent => {
+                        PortState::Down { reason: "nothing is connected".to_owned() }
+                    }
                     hyper_switch_dataplane::PortState::Leaving => {
                         PortState::Down { reason: "being detached".to_owned() }
                     }

@@ -115,10 +115,11 @@ pub struct PortInfo {
     pub vlan: VlanMode,
 }
 
-/// Names one upcall: the port whose packet waits, and a number that the port does not use twice.
+/// Names one upcall: the port or lane whose packet waits, and a number that it does not use twice. Which port the
+/// packet came from is in the upcall's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UpcallId {
-    /// The port whose packet waits.
+    /// The port, or the lane of a port with several, whose packet waits.
     pub port: PortId,
     /// Which of its upcalls.
     pub number: u32,
@@ -191,10 +192,10 @@ pub enum Request {
 pub enum Event {
     /// A packet waits.
     Upcall(Upcall),
-    /// A port was attached.
+    /// A port was attached, or a backend was connected to it.
     PortAdded(PortInfo),
-    /// A port went. Flows that output to it are still there, and drop ([`DropReason::NoSuchPort`]), until
-    /// the control plane changes them.
+    /// A port went, or what was connected to it. Flows that output to it are still there, and drop
+    /// ([`DropReason::NoSuchPort`], [`DropReason::PortAbsent`]), until the control plane changes them.
     PortRemoved(PortId),
     /// All ports, as asked for.
     Ports(Vec<PortInfo>),
@@ -248,6 +249,8 @@ drop_reasons! {
     ControlPlane = "control_plane",
     /// The flow outputs to a port that is not there.
     NoSuchPort = "no_such_port",
+    /// The flow outputs to a port that nothing is connected to.
+    PortAbsent = "port_absent",
     /// As many packets of this port wait for the control plane as may.
     UpcallQueueFull = "upcall_queue_full",
     /// The control plane did not answer in time.

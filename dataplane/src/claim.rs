@@ -23,6 +23,8 @@ impl Word {
     pub(crate) const COMPLETE: Word = Word(1 << 2);
     /// Drop what has waited too long.
     pub(crate) const EXPIRE: Word = Word(1 << 3);
+    /// Go on with the rings in other memory.
+    pub(crate) const EXCHANGE: Word = Word(1 << 4);
 
     pub(crate) fn has(self, other: Word) -> bool {
         self.0 & other.0 != 0
@@ -41,6 +43,11 @@ unsafe impl<T: Send> Sync for Claim<T> {}
 impl<T> Claim<T> {
     pub(crate) fn new(value: T) -> Claim<T> {
         Claim { state: AtomicU32::new(0), value: UnsafeCell::new(value) }
+    }
+
+    /// The value, when nobody else can reach it.
+    pub(crate) fn into_inner(self) -> T {
+        self.value.into_inner()
     }
 
     /// Does `word`'s work, with the claim: `work` is called with the words to be served until none is left.
@@ -97,12 +104,12 @@ mod tests {
         /// Holds that each round of the holder's work serves the words that were left during the round before, whichever
         /// they were, and that the claim is let go after a round without any.
         #[test]
-        fn each_round_serves_the_words_of_the_round_before(rounds in proptest::collection::vec(1_u32..8, 0..20)) {
+        fn each_round_serves_the_words_of_the_round_before(rounds in proptest::collection::vec(1_u32..16, 0..20)) {
             let claim = Claim::new(());
             let mut served = Vec::new();
             let done = claim.run(Word::SERVE, |(), word| {
                 if let Some(left) = rounds.get(served.len()) {
-                    for bit in [1 << 1, 1 << 2, 1 << 3] {
+                    for bit in [1 << 1, 1 << 2, 1 << 3, 1 << 4] {
                         if left << 1 & bit != 0 {
                             assert!(!claim.run(Word(bit), |(), _| unreachable!("it is claimed")));
                         }

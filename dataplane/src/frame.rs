@@ -23,7 +23,7 @@ use crate::{action::edit::Header, api::PortId};
 use alloc::boxed::Box;
 use core::num::NonZeroU64;
 use hyper_switch_pvnet::header::VnetHdr;
-use hyper_switch_pvnet::mem::Segment;
+use hyper_switch_pvnet::mem::{GuestMemory, Segment};
 use hyper_switch_pvnet::ring::device::MAX_SEGMENTS;
 
 /// The edit number of a frame that is sent as it came.
@@ -128,6 +128,8 @@ pub(crate) struct Edited {
 #[repr(C, align(64))]
 pub(crate) struct Slot {
     copies: AtomicU32,
+    /// Bits of the hash of its key: frames with the same ones go by the same lane.
+    hash: AtomicU32,
     frame: UnsafeCell<Frame>,
     header: HeaderCopy,
 }
@@ -177,6 +179,7 @@ impl FrameStore {
     pub(crate) fn new(slots: usize, scattered: bool, edits: usize) -> FrameStore {
         let slot = || Slot {
             copies: AtomicU32::new(0),
+            hash: AtomicU32::new(0),
             frame: UnsafeCell::new(EMPTY),
             header: HeaderCopy(UnsafeCell::new([0; HEADER_BYTES])),
         };
@@ -253,18 +256,23 @@ impl FrameStore {
     }
 
     /// Fills a free slot with a plain frame of `bytes`, all of it in `frame` behind its `virtio_net_hdr`, and copies
-    /// its header, of which `start` was read already. Answers whether the slot was free and so was filled; one copy
-    /// of it is then to be made.
+    /// its header, of which `start` was read already. Answers the slot if it was free and so was filled; one copy of
+    /// it is then to be made.
     ///
     /// # Safety
     /// The caller has the claim on the sender's transmit side; `frame` is mapped for as long as the port lives, and
     /// `start` is what was read of its first bytes.
     #[inline(always)]
-    pub(crate) unsafe fn fill_plain(&self, slot: u16, frame: Segment, start: [u64; START_WORDS]) -> bool {
-        let Some(place) = self.slots.get(usize::from(slot)) else { return false };
+    pub(crate) unsafe fn fill_plain(
+        &self,
+        slot: u16,
+        frame: Segment,
+        start: [u64; START_WORDS],
+    ) -> Option<&Slot> {
+        let place = self.slots.get(usize::from(slot))?;
         // Acquire: the readers of before are done.
         if place.copies.load(Ordering::Acquire) != 0 {
-            return false;
+            return None;
         }
         place.copies.store(1, Ordering::Relaxed);
         let header_bytes = frame.len().min(HEADER_BYTES as u32);
@@ -287,7 +295,24 @@ impl FrameStore {
                 payload: frame.from(header_bytes),
             };
         }
-        true
+        Some(place)
+    }
+
+    /// The bits of the hash of a frame in flight that choose its lane.
+    #[inline]
+    pub(crate) fn hash(&self, slot: u16) -> u32 {
+        self.slots[usize::from(slot)].hash.load(Ordering::Relaxed)
+    }
+
+    /// Whether all frames in flight lie in `memory`.
+    ///
+    /// # Safety
+    /// The caller has the claim on the sender's transmit side.
+    pub(crate) unsafe fn lie_in(&self, memory: &GuestMemory) -> bool {
+        (0..self.slots.len() as u16).filter(|slot| !self.is_free(*slot)).all(|slot| {
+            // SAFETY: the caller's word.
+            unsafe { self.payload(slot) }.iter().all(|segment| memory.contains(*segment))
+        })
     }
 
     /// Sets how many copies are to be made, before any reference to the frame is published.
@@ -392,6 +417,12 @@ impl Slot {
     pub(crate) unsafe fn frame(&self) -> &Frame {
         // SAFETY: while copies are outstanding a slot is only read.
         unsafe { &*self.frame.get() }
+    }
+
+    /// Notes the hash of the key of the frame, before any reference to the frame is published.
+    #[inline]
+    pub(crate) fn set_hash(&self, hash: u64) {
+        self.hash.store(hash as u32, Ordering::Relaxed);
     }
 
     /// One copy is made, or given up. Answers whether it was the last: the slot is then free, and the caller

@@ -76,7 +76,8 @@ impl CoreSet {
     }
 }
 
-/// The machine, as the switch sees it. Methods are called from inside the switch's entry points, on whichever
+/// The machine, as the switch sees it. The VM that is asked about or told is named by one of its port's lanes: each has
+/// an interrupt, a timer and, as far as the host can tell them apart, a virtual CPU of its own. Methods are called from inside the switch's entry points, on whichever
 /// core is there; none may block, and none may enter the switch.
 pub trait Host {
     /// The monotonic clock.

@@ -24,11 +24,13 @@ pub mod api;
 mod claim;
 pub mod counters;
 mod epoch;
+mod exchange;
 mod flow;
 mod frame;
 pub mod host;
 mod inbox;
 pub mod key;
+mod lanes;
 #[cfg(all(test, loom))]
 mod models;
 pub mod policy;
@@ -37,8 +39,13 @@ mod shares;
 mod switch;
 mod sync;
 
-pub use port::{Backend, PortConfig, PortFault, PortState, VmBackend};
-pub use switch::{AttachError, Barrier, Control, CoreContext, Entered, PortStatus, Switch, SwitchConfig};
+pub use exchange::Map;
+pub use lanes::MAX_LANES;
+pub use port::{Backend, PortConfig, PortFault, PortState, QueuePair, VmBackend};
+pub use switch::{
+    AttachError, Barrier, Control, CoreContext, Entered, ExchangeError, Gone, PortStatus, Reaped, Switch,
+    SwitchConfig,
+};
 
 /// Starts the load of the cache line at `at`; any address will do.
 #[inline]

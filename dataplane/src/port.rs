@@ -1,16 +1,17 @@
-//! A port: a VM's two rings or a device, and all that waits there.
+//! A port, or one lane of it: a VM's two rings or a device, and all that waits there.
 
-use crate::api::{PortId, PortInfo, Upcall, Verdict, VlanMode};
+use crate::api::{PortId, Upcall, Verdict, VlanMode};
 use crate::claim::Claim;
-use crate::counters::PortCounters;
-use crate::frame::{FrameStore, NO_EDIT};
+use crate::exchange::Exchange;
+use crate::frame::{FrameRef, FrameStore, NO_EDIT};
 use crate::inbox::Inbox;
+use crate::lanes::Lanes;
 use crate::shares::Shares;
-use crate::sync::UnsafeCell;
-use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
@@ -21,16 +22,33 @@ use hyper_switch_pvnet::mem::{GuestMemory, Segment};
 use hyper_switch_pvnet::ring::QueueLayout;
 use hyper_switch_pvnet::ring::device::{DeviceQueue, Direction, QueueFeatures, RingFault};
 
-/// A VM's side of a port: its memory and where its rings are.
-pub struct VmBackend {
-    /// The VM's memory; the port keeps it until its last frame is complete.
-    pub memory: Arc<GuestMemory>,
+/// The device sides of a VM's two rings. They keep the VM's memory.
+pub struct QueuePair {
     /// The ring that the VM transmits into.
-    pub tx: QueueLayout,
+    pub tx: DeviceQueue,
     /// The ring that the VM receives from.
-    pub rx: QueueLayout,
-    /// What both rings' sides agreed on.
-    pub features: QueueFeatures,
+    pub rx: DeviceQueue,
+    /// Whether frames may go to the VM by it from the start: see [`Control::set_lanes`](crate::Control::set_lanes).
+    pub enabled: bool,
+}
+
+impl QueuePair {
+    /// The pair of the rings at `tx` and `rx` in `memory`, from their first entries on, enabled.
+    pub fn new(
+        memory: &Arc<GuestMemory>,
+        tx: QueueLayout,
+        rx: QueueLayout,
+        features: QueueFeatures,
+    ) -> QueuePair {
+        let queue = |layout, direction| DeviceQueue::new(memory.clone(), layout, direction, features);
+        QueuePair { tx: queue(tx, Direction::Readable), rx: queue(rx, Direction::Writable), enabled: true }
+    }
+}
+
+/// A VM's side of a port.
+pub struct VmBackend {
+    /// Its queue pairs, at most [`MAX_LANES`](crate::MAX_LANES): each becomes a lane.
+    pub queues: Vec<QueuePair>,
     /// Whether a frame may be spread over several receive buffers (`VIRTIO_NET_F_MRG_RXBUF`).
     pub mergeable: bool,
     /// What the VM takes unfinished.
@@ -39,7 +57,7 @@ pub struct VmBackend {
 
 /// What is behind a port.
 pub enum Backend {
-    /// A VM with two rings in its memory.
+    /// A VM with pairs of rings in its memory.
     Vm(VmBackend),
     /// A device, whose frames come and go by system call.
     Device(Arc<dyn Device>),
@@ -74,19 +92,18 @@ pub enum PortFault {
 pub enum PortState {
     /// It does.
     Up,
-    /// It broke, and stays down until it is detached.
+    /// It broke, and stays down until its backend is disconnected.
     Faulted(PortFault),
+    /// Its backend is being disconnected: its last frames are being completed.
+    Disconnecting,
+    /// It has no backend. Frames for it are dropped ([`DropReason::PortAbsent`](crate::api::DropReason::PortAbsent)).
+    Absent,
     /// It is being detached: its last frames are being completed.
     Leaving,
 }
 
 /// The time at which no timer fires.
 pub(crate) const NO_TIMER: u64 = u64::MAX;
-
-const UP: u8 = 0;
-const FAULTING: u8 = 1;
-const FAULTED: u8 = 2;
-const LEAVING: u8 = 3;
 
 /// Buffers of a device port. Each is as long as the longest frame with its header, and a whole number of
 /// cache lines that is no multiple of a page, so that the frames' first lines do not all meet in one set.
@@ -132,13 +149,35 @@ pub(crate) struct TxSide {
     pub(crate) next_upcall: u32,
 }
 
-/// One port.
+/// What one lane of a backend is.
+pub(crate) enum End {
+    Ring { queues: QueuePair, mergeable: bool, offloads: Offloads },
+    Device(Arc<dyn Device>),
+}
+
+impl Backend {
+    /// What its lanes are.
+    pub(crate) fn into_ends(self) -> Vec<End> {
+        match self {
+            Backend::Vm(VmBackend { queues, mergeable, offloads }) => {
+                queues.into_iter().map(|queues| End::Ring { queues, mergeable, offloads }).collect()
+            }
+            Backend::Device(device) => vec![End::Device(device)],
+        }
+    }
+}
+
+/// One lane of a port; the port itself, if it has no other.
 pub(crate) struct Port {
-    pub(crate) info: PortInfo,
+    /// The lane's own number, which is what it is in the switch.
+    pub(crate) id: PortId,
+    /// The port's number, which is what it is outside.
+    pub(crate) in_port: PortId,
+    /// Which of the port's lanes it is.
+    pub(crate) lane: u8,
+    pub(crate) lanes: Arc<Lanes>,
     pub(crate) offloads: Offloads,
     pub(crate) device: Option<Arc<dyn Device>>,
-    state: AtomicU8,
-    fault: UnsafeCell<Option<PortFault>>,
     pub(crate) tx: Claim<TxSide>,
     pub(crate) rx: Claim<Sink>,
     pub(crate) frames: FrameStore,
@@ -162,13 +201,11 @@ pub(crate) struct Port {
     pub(crate) unserved: AtomicBool,
     /// When the timer fires that is running for this port, in nanoseconds; [`NO_TIMER`] if none is.
     pub(crate) timer_at: AtomicU64,
-    /// What the counters of this number were when the port was attached.
-    pub(crate) base: PortCounters,
+    /// Entries of the transmit and of the receive ring; none of a device.
+    pub(crate) ring_sizes: Option<(u16, u16)>,
+    /// Memory that the rings are to be found in from now on.
+    pub(crate) exchange: Exchange,
 }
-
-// SAFETY: `fault` is written by the core that moved `state` to FAULTING, and read only in state FAULTED; all
-// else is Sync by itself.
-unsafe impl Sync for Port {}
 
 /// The bounds that each port gets.
 pub(crate) struct PortBounds {
@@ -177,18 +214,22 @@ pub(crate) struct PortBounds {
 }
 
 impl Port {
-    pub(crate) fn new(id: PortId, config: PortConfig, bounds: &PortBounds, base: PortCounters) -> Port {
-        let PortConfig { name, vlan, backend } = config;
-        let (source, sink, offloads, device, slots) = match backend {
-            Backend::Vm(vm) => {
-                let queue =
-                    |layout, direction| DeviceQueue::new(vm.memory.clone(), layout, direction, vm.features);
-                let (tx, rx) = (queue(vm.tx, Direction::Readable), queue(vm.rx, Direction::Writable));
+    /// Lane number `lane` of `lanes`. Its upcalls are numbered from `next_upcall` on.
+    pub(crate) fn new(
+        lanes: Arc<Lanes>,
+        lane: usize,
+        end: End,
+        bounds: &PortBounds,
+        next_upcall: u32,
+    ) -> Port {
+        let mut ring_sizes = None;
+        let (source, sink, offloads, device, slots) = match end {
+            End::Ring { queues: QueuePair { tx, rx, .. }, mergeable, offloads } => {
                 let slots = usize::from(tx.size());
-                let sink = Sink::Ring { queue: rx, mergeable: vm.mergeable };
-                (Source::Ring(tx), sink, vm.offloads, None, slots)
+                ring_sizes = Some((tx.size(), rx.size()));
+                (Source::Ring(tx), Sink::Ring { queue: rx, mergeable }, offloads, None, slots)
             }
-            Backend::Device(device) => {
+            End::Device(device) => {
                 let buffers = Buffers::new();
                 let free = (0..DEVICE_BUFFERS as u16).rev().collect();
                 let source =
@@ -198,17 +239,17 @@ impl Port {
         };
         let is_ring = device.is_none();
         Port {
-            info: PortInfo { id, name, vlan },
+            id: lanes.numbers()[lane],
+            in_port: lanes.numbers()[0],
+            lane: lane as u8,
+            lanes,
             offloads,
             device,
-            state: AtomicU8::new(UP),
-            fault: UnsafeCell::new(None),
             tx: Claim::new(TxSide {
                 source,
                 free_edits: (0..slots.min(usize::from(NO_EDIT)) as u16).collect(),
                 held: VecDeque::with_capacity(bounds.held_frames),
-                // Goes on where the port that had this number before stopped: its verdicts may still come.
-                next_upcall: base.tx.upcalls as u32,
+                next_upcall,
             }),
             rx: Claim::new(sink),
             frames: FrameStore::new(slots, is_ring, slots),
@@ -223,46 +264,39 @@ impl Port {
             put_off: AtomicBool::new(false),
             unserved: AtomicBool::new(false),
             timer_at: AtomicU64::new(NO_TIMER),
-            base,
+            ring_sizes,
+            exchange: Exchange::new(),
         }
-    }
-
-    pub(crate) fn id(&self) -> PortId {
-        self.info.id
     }
 
     #[inline]
     pub(crate) fn is_up(&self) -> bool {
-        self.state.load(Ordering::Acquire) == UP
+        self.lanes.is_up()
     }
 
-    pub(crate) fn state(&self) -> PortState {
-        match self.state.load(Ordering::Acquire) {
-            FAULTED => {
-                // SAFETY: in state FAULTED the fault is not written any more.
-                let fault = unsafe { *self.fault.get() };
-                PortState::Faulted(fault.expect("a faulted port has its fault"))
-            }
-            LEAVING => PortState::Leaving,
-            _ => PortState::Up,
-        }
+    /// Whether frames may go to the VM by this lane.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.lanes.enabled().has(self.lane)
     }
 
-    /// Takes the port down. Only the first fault counts.
-    #[cold]
-    pub(crate) fn fail(&self, fault: PortFault) -> bool {
-        let first = self.state.compare_exchange(UP, FAULTING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if first {
-            // SAFETY: the exchange above is won once.
-            unsafe { *self.fault.get_mut() = Some(fault) };
-            // Unless the port has begun to leave meanwhile: then it goes on leaving.
-            let _ = self.state.compare_exchange(FAULTING, FAULTED, Ordering::Release, Ordering::Relaxed);
-        }
-        first
+    /// Lets frames of `sender` wait here, from the first on, as far as there is room and its share goes. Answers how many.
+    #[inline]
+    pub(crate) fn take_in(&self, sender: PortId, frames: &[FrameRef]) -> usize {
+        let admitted = self.shares.admit(&self.waiting, sender, frames.len());
+        let taken = self.waiting.put(frames[..admitted].iter().map(|frame| frame.word()));
+        self.shares.give_back(sender, admitted - taken);
+        taken
     }
 
-    pub(crate) fn leave(&self) {
-        self.state.store(LEAVING, Ordering::Release);
+    /// What is left when nobody can reach the port any more: its rings, and the number of its next upcall.
+    pub(crate) fn into_rest(self) -> (Option<QueuePair>, u32) {
+        let enabled = self.is_enabled();
+        let TxSide { source, next_upcall, .. } = self.tx.into_inner();
+        let queues = match (source, self.rx.into_inner()) {
+            (Source::Ring(tx), Sink::Ring { queue: rx, .. }) => Some(QueuePair { tx, rx, enabled }),
+            _ => None,
+        };
+        (queues, next_upcall)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::frame::FrameRef;
 use crate::inbox::Inbox;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-const ACCOUNTS: usize = 32;
+pub(crate) const ACCOUNTS: usize = 32;
 
 /// The accounts of one queue.
 pub(crate) struct Shares {

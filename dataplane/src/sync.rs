@@ -43,6 +43,10 @@ impl<T> UnsafeCell<T> {
     pub(crate) fn get_mut(&self) -> *mut T {
         self.0.get()
     }
+
+    pub(crate) fn into_inner(self) -> T {
+        self.0.into_inner()
+    }
 }
 
 #[cfg(loom)]
@@ -61,6 +65,10 @@ impl<T> UnsafeCell<T> {
     pub(crate) fn get_mut(&self) -> *mut T {
         self.0.with_mut(|value| value)
     }
+
+    pub(crate) fn into_inner(self) -> T {
+        self.0.into_inner()
+    }
 }
 
 /// What an atomic pointer leads to. The model checker takes every way through the pointer for a read, and the end
@@ -69,7 +77,7 @@ impl<T> UnsafeCell<T> {
 pub(crate) struct Published<T> {
     value: T,
     #[cfg(loom)]
-    end: UnsafeCell<()>,
+    end: End,
 }
 
 impl<T> Published<T> {
@@ -78,8 +86,13 @@ impl<T> Published<T> {
         Box::into_raw(Box::new(Published {
             value,
             #[cfg(loom)]
-            end: UnsafeCell::new(()),
+            end: End(UnsafeCell::new(())),
         }))
+    }
+
+    /// The value, which nobody else can reach any more.
+    pub(crate) fn into_inner(self) -> T {
+        self.value
     }
 }
 
@@ -89,15 +102,19 @@ impl<T> Deref for Published<T> {
     #[inline(always)]
     fn deref(&self) -> &T {
         #[cfg(loom)]
-        self.end.get();
+        self.end.0.get();
         &self.value
     }
 }
 
+/// The end of a value.
 #[cfg(loom)]
-impl<T> Drop for Published<T> {
+struct End(UnsafeCell<()>);
+
+#[cfg(loom)]
+impl Drop for End {
     fn drop(&mut self) {
-        self.end.get_mut();
+        self.0.get_mut();
     }
 }
 

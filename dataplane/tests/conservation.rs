@@ -1,6 +1,7 @@
-//! Conservation: random operations on VMs, a device, flows, verdicts and time, and after each of them every
-//! port's ledger holds. Every frame says which stream it is of and its place there, so that each arrival shows
-//! whether it is intact, in order, and the only one. At the end everything is drained, and every buffer has
+//! Conservation: random operations on VMs, some with several queue pairs, a device, flows, verdicts and time, and after
+//! each of them every port's ledger holds. VMs go, for good or to be connected again, and have their memory exchanged.
+//! Every frame says which stream it is of and its place there, so that each arrival shows whether it is intact, in order,
+//! and the only one. At the end everything is drained, and every buffer has
 //! come back once. Each run has another combination of the optimisations.
 
 mod support;
@@ -8,15 +9,16 @@ mod support;
 use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, PortId, UpcallId, Verdict};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, RunState};
 use hyper_switch_dataplane::policy::Optimisations;
-use hyper_switch_dataplane::{Entered, SwitchConfig};
+use hyper_switch_dataplane::{Entered, PortState, SwitchConfig};
 use hyper_switch_pvnet::device::PushError;
 use hyper_switch_pvnet::header::{Offloads, VnetHdr};
 use hyper_switch_pvnet::ring::RingFormat;
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use support::device::ScriptedDevice;
+use support::pages::Pages;
 use support::{Bench, TestVm, VmConfig};
 
 /// VMs, and the place of the device behind them.
@@ -59,6 +61,17 @@ enum Operation {
     Pass(u16),
     /// A VM leaves and another takes its place.
     Replace(usize),
+    /// A VM is disconnected from its port, which stays.
+    Disconnect(usize),
+    /// Another VM is connected there, if it can be.
+    Connect(usize),
+    /// A VM enables these of its lanes, and no others.
+    SetLanes {
+        vm: usize,
+        enabled: u8,
+    },
+    /// A VM's memory is mapped anew.
+    Exchange(usize),
     Reap,
     DeviceAnswers(Vec<u8>),
     /// A VM runs from now on, or blocks.
@@ -88,6 +101,10 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(upcall, verdict, outputs)| Resolve { upcall, verdict, outputs }),
         2 => (0..700_u16).prop_map(Pass),
         1 => vm.clone().prop_map(Replace),
+        1 => vm.clone().prop_map(Disconnect),
+        3 => vm.clone().prop_map(Connect),
+        1 => (vm.clone(), 0..16_u8).prop_map(|(vm, enabled)| SetLanes { vm, enabled }),
+        3 => vm.clone().prop_map(Exchange),
         2 => (vm, any::<bool>()).prop_map(|(vm, runs)| Runs { vm, runs }),
         2 => any::<bool>().prop_map(IdleCore),
         2 => Just(Reap),
@@ -98,15 +115,25 @@ fn operation() -> impl Strategy<Value = Operation> {
 /// Who sent a frame: every VM that ever was has a number of its own.
 type Sender = u64;
 
+/// A VM, or the place of one that was disconnected.
+struct Vm {
+    sender: Sender,
+    port: PortId,
+    /// Its queue pairs, each with its memory; none where nothing is connected.
+    lanes: Vec<(TestVm, Pages)>,
+}
+
+/// Queue pairs that the VM at each place has.
+const LANES: [usize; VMS] = [1, 2, 4];
+
 struct World {
     bench: Bench,
-    vms: Vec<(Sender, TestVm)>,
-    left: Vec<(Sender, TestVm)>,
+    vms: Vec<Vm>,
+    left: Vec<TestVm>,
     device: (PortId, Arc<ScriptedDevice>),
     senders: u64,
     sent: HashMap<(Sender, u8), u64>,
-    /// For each receiver and stream: the number that is expected next, or any later one.
-    seen: HashMap<(Sender, Sender, u8), u64>,
+    seen: Seen,
     flows: Vec<(PortId, u8, FlowId)>,
     upcalls: Vec<UpcallId>,
 }
@@ -117,7 +144,7 @@ const DEVICE: Sender = 0;
 impl World {
     fn new(optimisations: Optimisations) -> World {
         let config = SwitchConfig {
-            max_ports: 6,
+            max_ports: 20,
             cores: 1,
             max_flows: 16,
             rx_queue_frames: 32,
@@ -135,30 +162,50 @@ impl World {
             device,
             senders: DEVICE + 1,
             sent: HashMap::new(),
-            seen: HashMap::new(),
+            seen: Seen::default(),
             flows: Vec::new(),
             upcalls: Vec::new(),
         };
-        for at in 0..VMS {
-            let vm = world.new_vm(at);
-            world.vms.push(vm);
+        for place in 0..VMS {
+            let port = world.bench.control.reserve("vm".into(), Default::default()).unwrap();
+            world.vms.push(Vm { sender: DEVICE, port, lanes: Vec::new() });
+            world.connect(place);
         }
         world
     }
 
-    /// Each place has VMs of its own kind: large buffers, small ones to be merged, and small ones alone.
-    fn new_vm(&mut self, place: usize) -> (Sender, TestVm) {
+    /// Connects a new VM. Each place has VMs of its own kind: large buffers, small ones to be merged, and small ones alone.
+    fn connect(&mut self, place: usize) {
         let (rx_buffer_bytes, mergeable) = [(16_384, true), (500, true), (1600, false)][place];
         let ring = if place % 2 == 1 { RingFormat::Packed } else { RingFormat::Split };
         let config =
             VmConfig { ring, rx_buffer_bytes, mergeable, event_idx: place != 2, ..VmConfig::default() };
-        let sender = self.senders;
+        let mut pages = Vec::new();
+        let mut lanes: Vec<_> = (0..LANES[place])
+            .map(|_| {
+                TestVm::new(config, |bytes| {
+                    pages.push(Pages::new(bytes));
+                    pages.last().expect("it was just put there").map().0
+                })
+            })
+            .collect();
+        let vm = &mut self.vms[place];
+        TestVm::connect(&mut self.bench.control, vm.port, &mut lanes);
+        vm.lanes = lanes.into_iter().zip(pages).collect();
+        vm.sender = self.senders;
         self.senders += 1;
-        (sender, self.bench.vm_with("vm", config))
     }
 
     fn port(&self, end: usize) -> PortId {
-        self.vms.get(end).map_or(self.device.0, |(_, vm)| vm.port)
+        self.vms.get(end).map_or(self.device.0, |vm| vm.port)
+    }
+
+    /// The numbers that an end enters by.
+    fn lanes(&self, end: usize) -> Vec<PortId> {
+        match self.vms.get(end) {
+            Some(vm) => vm.lanes.iter().map(|(lane, _)| lane.port).collect(),
+            None => vec![self.device.0],
+        }
     }
 
     fn outputs(&self, set: u8) -> Vec<Action> {
@@ -172,15 +219,19 @@ impl World {
                     self.send(*from, *stream, *bytes);
                 }
             }
-            Operation::Transmit(end) => drop(self.transmit(self.port(*end))),
-            Operation::Receive(vm) => drop(self.bench.receive(&self.vms[*vm].1)),
+            Operation::Transmit(end) => {
+                for lane in self.lanes(*end) {
+                    self.transmit(lane);
+                }
+            }
+            Operation::Receive(vm) => self.receive(*vm),
             Operation::Idle => {
                 let Bench { switch, cx, host, .. } = &mut self.bench;
                 switch.idle(cx, host);
             }
             Operation::Take { vm, post } => {
                 self.take(*vm);
-                self.vms[*vm].1.post(*post);
+                self.post(*vm, *post);
             }
             Operation::Program { from, stream, outputs } => self.program(*from, *stream, *outputs),
             Operation::RemoveFlow(at) => {
@@ -208,10 +259,26 @@ impl World {
             }
             Operation::Pass(ms) => self.pass(Duration::from_millis((*ms).into())),
             Operation::Replace(place) => self.replace(*place),
+            Operation::Disconnect(place) => self.disconnect(*place),
+            Operation::Connect(place) => {
+                if self.bench.state(self.vms[*place].port) == PortState::Absent {
+                    self.connect(*place);
+                }
+            }
+            Operation::SetLanes { vm, enabled } => {
+                let Vm { sender, port, .. } = self.vms[*vm];
+                // Frames of a flow may wait for two lanes now.
+                self.seen.reordered.insert(sender);
+                let Bench { control, cx, host, .. } = &mut self.bench;
+                control.set_lanes(cx, host, port, *enabled);
+            }
+            Operation::Exchange(vm) => self.exchange(*vm),
             Operation::Reap => drop(self.bench.reap()),
             Operation::Runs { vm, runs } => {
                 let state = if *runs { RunState::Running(CoreId(0)) } else { RunState::Blocked };
-                self.bench.host.states.borrow_mut().insert(self.port(*vm), state);
+                for lane in self.lanes(*vm) {
+                    self.bench.host.states.borrow_mut().insert(lane, state);
+                }
             }
             Operation::IdleCore(is_idle) => self.offer_core(*is_idle),
             Operation::DeviceAnswers(answers) => {
@@ -235,13 +302,16 @@ impl World {
     }
 
     fn send(&mut self, from: usize, stream: u8, bytes: usize) {
-        let sender = self.vms.get(from).map_or(DEVICE, |(sender, _)| *sender);
+        let sender = self.vms.get(from).map_or(DEVICE, |vm| vm.sender);
         let number = *self.sent.get(&(sender, stream)).unwrap_or(&0);
         let frame = frame(sender, stream, number, bytes);
-        let sent = match self.vms.get_mut(from) {
-            Some((_, vm)) => {
-                vm.completions();
-                vm.send(&frame)
+        let sent = match self.vms.get_mut(from).map(|vm| &mut vm.lanes[..]) {
+            Some([]) => false,
+            // A stream by the same lane, lest the VM itself change its order.
+            Some(lanes) => {
+                let (lane, _) = &mut lanes[usize::from(stream) % lanes.len()];
+                lane.completions();
+                lane.send(&frame)
             }
             None => {
                 self.device.1.incoming(&VnetHdr::PLAIN, &frame);
@@ -253,17 +323,37 @@ impl World {
         }
     }
 
+    fn receive(&mut self, place: usize) {
+        for (lane, _) in &self.vms[place].lanes {
+            self.bench.receive(lane);
+        }
+    }
+
     fn take(&mut self, place: usize) {
-        let (receiver, vm) = &mut self.vms[place];
-        for (_, frame) in vm.take_received() {
-            arrived(&mut self.seen, &self.sent, *receiver, &frame);
+        let Vm { sender, lanes, .. } = &mut self.vms[place];
+        for (_, frame) in lanes.iter_mut().flat_map(|(lane, _)| lane.take_received()) {
+            self.seen.arrived(&self.sent, *sender, &frame);
+        }
+    }
+
+    fn post(&mut self, place: usize, buffers: u16) {
+        for (lane, _) in &mut self.vms[place].lanes {
+            lane.post(buffers);
         }
     }
 
     fn take_from_device(&mut self) {
         for (_, frame) in self.device.1.take_pushed() {
-            arrived(&mut self.seen, &self.sent, DEVICE, &frame);
+            self.seen.arrived(&self.sent, DEVICE, &frame);
         }
+    }
+
+    fn exchange(&mut self, place: usize) {
+        let Vm { port, lanes, .. } = &self.vms[place];
+        let maps: Vec<_> = lanes.iter().map(|(lane, pages)| lane.map_in(Arc::new(pages.map().0))).collect();
+        let Bench { control, cx, host, .. } = &mut self.bench;
+        let outcome = control.exchange(cx, host, *port, &maps);
+        assert_eq!(outcome.is_ok(), !maps.is_empty());
     }
 
     fn program(&mut self, from: usize, stream: u8, outputs: u8) {
@@ -290,31 +380,45 @@ impl World {
         }
     }
 
+    /// Takes all that a VM has offered, so that in the end all of it must have come back, and what it has received.
+    fn empty(&mut self, place: usize) {
+        self.offer_core(false);
+        for lane in self.lanes(place) {
+            while self.transmit(lane).frames > 0 {}
+        }
+        self.take(place);
+    }
+
     fn replace(&mut self, place: usize) {
-        // What it has offered is taken first, so that in the end all of it must have come back. One place of
-        // the switch is kept free for the newcomer.
-        if self.left.iter().any(|(_, vm)| self.bench.control.port(vm.port).is_some()) {
+        // One at a time, so that there are numbers for the newcomer.
+        if self.bench.control.ports().iter().any(|port| port.state == PortState::Leaving) {
             return;
         }
-        self.offer_core(false);
-        while self.transmit(self.vms[place].1.port).frames > 0 {}
-        self.take(place);
-        self.bench.detach(self.vms[place].1.port);
-        let new = self.new_vm(place);
-        self.left.push(std::mem::replace(&mut self.vms[place], new));
+        self.empty(place);
+        self.bench.detach(self.vms[place].port);
+        self.vms[place].port = self.bench.control.reserve("vm".into(), Default::default()).unwrap();
+        self.left.extend(self.vms[place].lanes.drain(..).map(|(lane, _)| lane));
+        self.connect(place);
+    }
+
+    fn disconnect(&mut self, place: usize) {
+        self.empty(place);
+        if self.bench.control.disconnect(self.vms[place].port) {
+            self.left.extend(self.vms[place].lanes.drain(..).map(|(lane, _)| lane));
+        }
     }
 
     /// Everybody takes what there is, time passes for what nobody takes, and nothing is left in the switch.
     fn drain(&mut self) {
         self.offer_core(false);
-        for end in 0..=VMS {
-            while self.transmit(self.port(end)).frames > 0 {}
+        for lane in (0..=VMS).flat_map(|end| self.lanes(end)).collect::<Vec<_>>() {
+            while self.transmit(lane).frames > 0 {}
         }
         for _ in 0..20 {
             for place in 0..VMS {
                 self.take(place);
-                self.vms[place].1.post(u16::MAX);
-                self.bench.receive(&self.vms[place].1);
+                self.post(place, u16::MAX);
+                self.receive(place);
             }
         }
         self.pass(Duration::from_secs(2));
@@ -323,15 +427,16 @@ impl World {
         while self.device.1.waiting() > 0 {
             self.transmit(self.device.0);
             for place in 0..VMS {
-                self.bench.receive(&self.vms[place].1);
+                self.receive(place);
                 self.take(place);
-                self.vms[place].1.post(u16::MAX);
+                self.post(place, u16::MAX);
             }
             self.take_from_device();
             self.pass(Duration::from_secs(2));
         }
         assert!((0..4).any(|_| self.bench.reap()), "ports that left are gone");
-        for (_, vm) in self.vms.iter_mut().chain(&mut self.left) {
+        let there = self.vms.iter_mut().flat_map(|vm| &mut vm.lanes).map(|(lane, _)| lane);
+        for vm in there.chain(&mut self.left) {
             vm.completions();
             assert_eq!(vm.outstanding(), 0, "every buffer has come back");
         }
@@ -358,19 +463,28 @@ fn frame(sender: Sender, stream: u8, number: u64, bytes: usize) -> Vec<u8> {
     frame
 }
 
-fn arrived(
-    seen: &mut HashMap<(Sender, Sender, u8), u64>,
-    sent: &HashMap<(Sender, u8), u64>,
-    receiver: Sender,
-    bytes: &[u8],
-) {
-    let number_at = |at: usize| u64::from_be_bytes(*bytes[at..].first_chunk().expect("a whole frame"));
-    let (stream, sender, number) = (bytes[5], number_at(14), number_at(22));
-    assert_eq!(bytes, frame(sender, stream, number, bytes.len()), "the frame is intact");
-    assert!(number < sent[&(sender, stream)], "it was sent");
-    let next = seen.entry((receiver, sender, stream)).or_default();
-    assert!(number >= *next, "frame {number} of {sender}/{stream} came after {next} to {receiver}");
-    *next = number + 1;
+/// What has arrived.
+#[derive(Default)]
+struct Seen {
+    /// For each receiver and stream: the number that is expected next, or any later one.
+    next: HashMap<(Sender, Sender, u8), u64>,
+    /// Receivers that changed their lanes: what comes is the only one, in whatever order.
+    reordered: HashSet<Sender>,
+    all: HashSet<(Sender, Sender, u8, u64)>,
+}
+
+impl Seen {
+    fn arrived(&mut self, sent: &HashMap<(Sender, u8), u64>, receiver: Sender, bytes: &[u8]) {
+        let number_at = |at: usize| u64::from_be_bytes(*bytes[at..].first_chunk().expect("a whole frame"));
+        let (stream, sender, number) = (bytes[5], number_at(14), number_at(22));
+        assert_eq!(bytes, frame(sender, stream, number, bytes.len()), "the frame is intact");
+        assert!(number < sent[&(sender, stream)], "it was sent");
+        assert!(self.all.insert((receiver, sender, stream, number)), "it came once");
+        let next = self.next.entry((receiver, sender, stream)).or_default();
+        let is_in_order = number >= *next || self.reordered.contains(&receiver);
+        assert!(is_in_order, "frame {number} of {sender}/{stream} came after {next} to {receiver}");
+        *next = number + 1;
+    }
 }
 
 proptest! {

@@ -200,6 +200,23 @@ fn a_lie_about_the_receive_ring_takes_the_port_down() {
     }
 }
 
+/// Holds that a lie about the rings of one of several lanes takes its whole port down, and nobody else.
+#[test]
+fn a_lie_about_one_lane_takes_all_of_its_port_down() {
+    for lane in 0..3 {
+        for (fault, lie) in lies(0) {
+            let mut stage = Stage::new(VmConfig::default());
+            let lanes = stage.bench.lanes("lanes", 3);
+            lie(&mut RawRing::tx(&lanes[lane]));
+            assert!(stage.bench.transmit(&lanes[lane]).faulted);
+            let down = PortState::Faulted(PortFault::TxRing(fault));
+            assert_eq!(stage.bench.state(lanes[0].port), down);
+            assert!(lanes.iter().all(|lane| stage.bench.transmit(lane).down));
+            stage.check_the_others();
+        }
+    }
+}
+
 #[test]
 fn a_chain_longer_than_any_packet_needs_takes_the_port_down() {
     let mut stage = Stage::new(VmConfig { slots: 128, ..VmConfig::default() });

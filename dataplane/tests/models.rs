@@ -341,7 +341,7 @@ fn a_port_that_goes_is_seen_by_nobody() {
         }
         receiver.join().unwrap();
         let mut a = sender.join().unwrap();
-        while !world.control.reap(&mut world.cores[0], &*world.host) {}
+        while !world.control.reap(&mut world.cores[0], &*world.host).done {}
         a.completions();
         assert_eq!(a.outstanding(), 0, "every buffer has come back");
         assert!(world.control.port(port).is_none());

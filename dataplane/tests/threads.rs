@@ -1,15 +1,19 @@
 //! Several threads, each a core of its own, transmit and receive for any VM at the same time, while the control
-//! changes flows, decides on packets that wait and replaces a port. In the end everything is drained: every
+//! changes flows, decides on packets that wait, replaces a port and maps VMs' memory anew. In the end everything is drained: every
 //! buffer has come back, every ledger is even, and at every receiver every stream came in order, none twice.
 
 mod support;
 
-use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, Verdict};
+use hyper_switch_dataplane::api::{
+    Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, Verdict, VlanMode,
+};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
-use hyper_switch_dataplane::{Control, CoreContext, Switch, SwitchConfig};
+use hyper_switch_dataplane::{Control, CoreContext, Map, Switch, SwitchConfig};
+use hyper_switch_pvnet::ring::QueueLayout;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use support::pages::Pages;
 use support::{Bench, TestVm, VmConfig, frame};
 
 /// Worker threads, each with a VM whose driver it is.
@@ -50,6 +54,7 @@ impl Host for SharedHost {
 /// One VM's driver, and what it has seen of each sender.
 struct Driver {
     vm: TestVm,
+    pages: Arc<Pages>,
     /// The number of its first frame: a port's streams go on where those of its predecessor ended.
     first: u64,
     sent: u64,
@@ -60,8 +65,24 @@ struct Driver {
 impl Driver {
     fn new(control: &mut Control, first: u64) -> Driver {
         let config = VmConfig { rx_buffer_bytes: 2048, ..VmConfig::default() };
-        let vm = TestVm::attach(control, "vm", config);
-        Driver { vm, first, sent: first, seen: HashMap::new(), received: 0 }
+        let mut pages = None;
+        let mut vm = [TestVm::new(config, |bytes| pages.insert(Pages::new(bytes)).map().0)];
+        let port = control.reserve("vm".into(), VlanMode::Transparent).unwrap();
+        TestVm::connect(control, port, &mut vm);
+        let ([vm], pages) = (vm, Arc::new(pages.expect("the VM has memory")));
+        Driver { vm, pages, first, sent: first, seen: HashMap::new(), received: 0 }
+    }
+
+    /// Makes further maps of the VM's memory, for the switch.
+    fn maps(&self) -> impl Fn() -> Map + use<> {
+        let (pages, slots) = (self.pages.clone(), self.vm.config.slots);
+        let (tx, rx) = (self.vm.tx_addrs, self.vm.rx_addrs);
+        move || {
+            let memory = Arc::new(pages.map().0);
+            let ring = |addrs| QueueLayout::new(&memory, slots, addrs).unwrap();
+            let (tx, rx) = (ring(tx), ring(rx));
+            Map { memory, tx, rx }
+        }
     }
 
     fn send(&mut self) {
@@ -113,12 +134,13 @@ fn spec(id: u64, from: PortId, actions: &[Action]) -> FlowSpec {
 }
 
 /// The control's part, until the workers are done: flows come, change and go; upcalls are answered; the last
-/// port is detached and attached again. Answers how often that was.
+/// port is detached and attached again; memory is mapped anew. Answers how often the port came again.
 fn control(
     control: &mut Control,
     cx: &mut CoreContext,
     host: &SharedHost,
     ports: &[PortId],
+    maps: &[impl Fn() -> Map],
     guest: &mut Driver,
     done: impl Fn() -> bool,
 ) -> u64 {
@@ -160,6 +182,9 @@ fn control(
             }
             Some(flow) => assert_eq!(control.modify(flow, &actions[..].into()), Ok(true)),
         }
+        if round % 7 == 3 {
+            control.exchange(cx, host, ports[at], &[maps[at]()]).expect("a VM is there");
+        }
         // A bounded number: what is tried again without a flow asks at once.
         for _ in 0..4 {
             let Some(upcall) = control.next_upcall() else { break };
@@ -187,7 +212,7 @@ fn control(
             assert!(control.detach(guest.vm.port));
             leaving = true;
         }
-        if leaving && control.reap(cx, host) {
+        if !control.reap(cx, host).gone.is_empty() {
             guest.receive();
             guest.vm.completions();
             assert_eq!(guest.vm.outstanding(), 0, "a port that is gone has its buffers back");
@@ -215,6 +240,7 @@ fn cores_and_control_at_the_same_time() {
     let mut drivers: Vec<_> = (0..WORKERS).map(|_| Driver::new(&mut bench.control, 0)).collect();
     let mut guest = Driver::new(&mut bench.control, 0);
     let ports: Vec<_> = drivers.iter().map(|driver| driver.vm.port).collect();
+    let maps: Vec<_> = drivers.iter().map(Driver::maps).collect();
     let (done, switch) = (AtomicUsize::new(0), bench.switch.clone());
     let replaced = std::thread::scope(|scope| {
         for (driver, core) in drivers.iter_mut().zip(1..) {
@@ -226,7 +252,7 @@ fn cores_and_control_at_the_same_time() {
             });
         }
         let done = || done.load(Ordering::Acquire) == WORKERS;
-        control(&mut bench.control, &mut bench.cx, &host, &ports, &mut guest, done)
+        control(&mut bench.control, &mut bench.cx, &host, &ports, &maps, &mut guest, done)
     });
     assert!(drivers.iter().all(|driver| driver.received > 0));
     assert!(replaced > 0, "the guest was replaced while the others worked");
@@ -246,7 +272,9 @@ fn cores_and_control_at_the_same_time() {
     for driver in &mut drivers {
         switch.expire(&mut bench.cx, &host, driver.vm.port);
     }
+    bench.control.reap(&mut bench.cx, &host);
     for driver in &mut drivers {
+        assert!(!bench.control.is_exchanging(driver.vm.port), "nothing needs older maps");
         driver.vm.completions();
         assert_eq!(driver.vm.outstanding(), 0, "every buffer has come back");
         let status = bench.control.port(driver.vm.port).unwrap();

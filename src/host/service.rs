@@ -109,7 +109,7 @@ impl Service {
             self.rescan();
             self.answer_barriers();
             if self.detaching {
-                self.detaching = !self.control.reap(&mut self.cx, &*self.host);
+                self.detaching = !self.control.reap(&mut self.cx, &*self.host).done;
             }
         }
     }

@@ -12,9 +12,9 @@ use crate::host::{GuestBell, now, pin_to};
 use crate::progress::Progress;
 use crate::report::SwitchingReport;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use hyper_switch_dataplane::VmBackend;
 use hyper_switch_dataplane::api::Nanos;
 use hyper_switch_dataplane::policy::Optimisations;
+use hyper_switch_dataplane::{QueuePair, VmBackend};
 use hyper_switch_pvnet::guest::{GuestCounters, Poll};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -114,10 +114,7 @@ fn live(
     let bell = Arc::new(GuestBell::of_this_thread());
     let nic = tenant.nic();
     let rings = VmBackend {
-        memory: nic.memory().clone(),
-        tx: nic.tx_layout(),
-        rx: nic.rx_layout(),
-        features: nic.queue_features(),
+        queues: vec![QueuePair::new(nic.memory(), nic.tx_layout(), nic.rx_layout(), nic.queue_features())],
         mergeable: true,
         offloads: nic.offloads(),
     };

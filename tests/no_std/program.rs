@@ -17,7 +17,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::panic::PanicInfo;
 use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, VlanMode};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
-use hyper_switch_dataplane::{Backend, Control, PortConfig, Switch, SwitchConfig, VmBackend};
+use hyper_switch_dataplane::{Backend, Control, PortConfig, QueuePair, Switch, SwitchConfig, VmBackend};
 use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES, VnetHdr};
 use hyper_switch_pvnet::mem::GuestMemory;
 use hyper_switch_pvnet::ring::device::QueueFeatures;
@@ -108,11 +108,9 @@ impl Vm {
             DriverQueue::new(&memory, SLOTS, QueueAddrs::contiguous(start, SLOTS), features).unwrap()
         };
         let (tx, rx) = (queue(0), queue(RX_RING));
+        let features = QueueFeatures { event_idx: false, indirect: false };
         let backend = Backend::Vm(VmBackend {
-            memory: memory.clone(),
-            tx: tx.layout(),
-            rx: rx.layout(),
-            features: QueueFeatures { event_idx: false, indirect: false },
+            queues: vec![QueuePair::new(&memory, tx.layout(), rx.layout(), features)],
             mergeable: false,
             offloads: Offloads::NONE,
         });

@@ -101,7 +101,7 @@ impl<H: Host> Entry<'_, H> {
     /// Frames were queued for `port`: it is attended to when this core holds no claim.
     #[inline]
     pub(super) fn announce(&mut self, port: &Port) {
-        self.outbox.announced.insert(port.id());
+        self.outbox.announced.insert(port.id);
     }
 
     /// Attends to all that were announced.
@@ -117,7 +117,7 @@ impl<H: Host> Entry<'_, H> {
         fence(Ordering::SeqCst);
         // With preemptive copy a driver that has masked its interrupts gets its frames all the same. In the basic form a
         // VM that has not asked to be told is about to enter by itself.
-        if self.copies_here() || port.wants_notice.load(Ordering::Relaxed) {
+        if self.copies_here(port) || port.wants_notice.load(Ordering::Relaxed) {
             match self.idle_core(cx, port) {
                 Some(core) => self.hand_over(port, core),
                 None => self.deliver(cx, port),
@@ -128,17 +128,18 @@ impl<H: Host> Entry<'_, H> {
         }
     }
 
-    /// Whether delivering includes the copy.
-    fn copies_here(&self) -> bool {
-        self.switch.config.optimisations.preemptive_copy || self.visit == Visit::Idle
+    /// Whether delivering includes the copy. What waits for a disabled lane is moved by whoever finds it: the VM does
+    /// not come for it.
+    fn copies_here(&self, port: &Port) -> bool {
+        self.switch.config.optimisations.preemptive_copy || self.visit == Visit::Idle || !port.is_enabled()
     }
 
     /// Whether the VM at `port`, which `frames` wait for, is to be interrupted now. If not, its timer is started.
     fn may_interrupt(&mut self, port: &Port, frames: usize) -> bool {
         let config = &self.switch.config;
-        if config.optimisations.batching && self.visit != Visit::Transmit(port.id()) {
+        if config.optimisations.batching && self.visit != Visit::Transmit(port.id) {
             let snapshot = Snapshot {
-                state: self.host.run_state(port.id()),
+                state: self.host.run_state(port.id),
                 now: self.now,
                 last: Nanos(port.notified_at.load(Ordering::Relaxed)),
                 waiting: frames as u32,
@@ -158,7 +159,7 @@ impl<H: Host> Entry<'_, H> {
         if !queue.wants_interrupt() {
             return;
         }
-        if self.visit == Visit::Receive(port.id()) {
+        if self.visit == Visit::Receive(port.id) {
             // The VM is here itself, or its host is in its stead.
             self.entered.interrupt = true;
         } else if self.may_interrupt(port, queue.told().into()) {
@@ -179,7 +180,7 @@ impl<H: Host> Entry<'_, H> {
             return None;
         }
         cx.turn = cx.turn.wrapping_add(1);
-        offload::choose(&self.switch.config.topology, idle, self.host.home(port.id()), cx.turn)
+        offload::choose(&self.switch.config.topology, idle, self.host.home(port.id), cx.turn)
     }
 
     /// Leaves what `port` has waiting to an idle core; to the timer if that one does not come.
@@ -192,7 +193,7 @@ impl<H: Host> Entry<'_, H> {
     /// Delivers what waits for `port`: copies it, or tells the VM to.
     pub(super) fn deliver(&mut self, cx: &mut CoreContext, port: &Port) {
         port.put_off.store(false, Ordering::Relaxed);
-        if self.copies_here() {
+        if self.copies_here(port) {
             self.serve_receiver(cx, port, Word::SERVE);
             self.charge_copying(port);
         } else if !port.waiting.is_empty()
@@ -206,7 +207,7 @@ impl<H: Host> Entry<'_, H> {
 
     /// Notifies the VM at `port` when this core holds no claim; once, for whatever reasons.
     pub(super) fn notify(&mut self, port: &Port) {
-        if self.outbox.notified.insert(port.id()) {
+        if self.outbox.notified.insert(port.id) {
             self.port_counters(port).rx.notifications.add(1);
         }
     }
@@ -230,9 +231,9 @@ impl<H: Host> Entry<'_, H> {
         {
             return;
         }
-        match self.outbox.timers.iter_mut().find(|(vm, _)| *vm == port.id()) {
+        match self.outbox.timers.iter_mut().find(|(vm, _)| *vm == port.id) {
             Some((_, earliest)) => *earliest = at.min(*earliest),
-            None => self.outbox.timers.push((port.id(), at)),
+            None => self.outbox.timers.push((port.id, at)),
         }
     }
 

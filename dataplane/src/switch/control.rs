@@ -3,28 +3,80 @@
 use super::{CoreContext, Entered, Switch, SwitchConfig, Visit};
 use crate::action::Action;
 use crate::api::{
-    FlowId, FlowRecord, FlowSpec, InstallError, Nanos, PortId, PortInfo, Upcall, UpcallId, Verdict,
+    FlowId, FlowRecord, FlowSpec, InstallError, Nanos, PortId, PortInfo, Upcall, UpcallId, Verdict, VlanMode,
 };
 use crate::claim::Word;
 use crate::counters::{self, PortCounters};
 use crate::epoch::Epoch;
+use crate::exchange::Map;
 use crate::flow::table::FlowWriter;
 use crate::host::Host;
-use crate::port::{Port, PortBounds, PortConfig, PortState};
+use crate::lanes::{Condition, Lanes, MAX_LANES};
+use crate::port::{Backend, End, Port, PortBounds, PortConfig, PortState, QueuePair};
+use crate::shares::ACCOUNTS;
 use crate::sync::Published;
 use crate::sync::atomic::Ordering;
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::ptr;
 use hashbrown::HashMap;
+use hyper_switch_pvnet::mem::GuestMemory;
 
-/// Why a port could not be attached.
+/// Why a port could not be attached, or nothing be connected to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttachError {
-    /// The switch has as many ports as it was made for.
+    /// The switch has as many ports and lanes as it was made for.
     #[error("the switch has its {0} ports")]
     NoPortLeft(usize),
+    /// Nothing has this number.
+    #[error("there is no port {0}")]
+    NoSuchPort(PortId),
+    /// A backend is connected to it, or not quite gone.
+    #[error("port {0} has a backend")]
+    Connected(PortId),
+    /// A backend without queues, or with more than a port can have.
+    #[error("{0} queue pairs, where 1 to {MAX_LANES} can be")]
+    QueuePairs(usize),
+}
+
+/// Why the memory of a port could not be exchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExchangeError {
+    /// It has none.
+    #[error("no VM is connected to port {0}")]
+    NoVm(PortId),
+    /// Not one map for each of its queue pairs.
+    #[error("maps for {maps} queue pairs, where {pairs} are")]
+    QueuePairs {
+        /// Maps that were given.
+        maps: usize,
+        /// Queue pairs that there are.
+        pairs: usize,
+    },
+    /// A ring would have another size.
+    #[error("the rings of queue pair {0} have another size")]
+    RingSize(usize),
+}
+
+/// What [`Control::reap`] came to.
+#[derive(Default)]
+pub struct Reaped {
+    /// Nothing is left to be carried on.
+    pub done: bool,
+    /// The backends that are gone since the last call.
+    pub gone: Vec<Gone>,
+}
+
+/// A backend that was disconnected, or detached with its port, and that the switch has nothing of any more.
+pub struct Gone {
+    /// The port that it was connected to.
+    pub port: PortId,
+    /// Where its rings stand, of each lane; none of a device.
+    pub queues: Vec<QueuePair>,
 }
 
 /// A port, as asked about.
@@ -34,9 +86,9 @@ pub struct PortStatus {
     pub info: PortInfo,
     /// Whether it works.
     pub state: PortState,
-    /// Its counters since it was attached.
+    /// Its counters since it was made, of all lanes and all backends together.
     pub counters: PortCounters,
-    /// Frames that wait in its internal receive queue.
+    /// Frames that wait in its internal receive queues.
     pub waiting: usize,
     /// Frames that it sent and that wait for the control plane.
     pub held: usize,
@@ -50,17 +102,41 @@ pub struct Control {
     flows: FlowWriter,
     /// What a flow's place had counted for flows of before, when it was installed.
     bases: HashMap<FlowId, (u64, u64), crate::flow::table::FixedState>,
+    places: BTreeMap<PortId, Place>,
+    /// Numbers of ports and lanes that are in use, and of their next upcalls: verdicts on those of whoever had a number
+    /// before may still come.
+    taken: Box<[bool]>,
+    next_upcalls: Box<[u32]>,
     leaving: Vec<Leaving>,
     /// The port whose upcalls are served next.
     turn: usize,
 }
 
-/// A port on its way out.
+/// A port as it stays while backends come and go.
+struct Place {
+    info: PortInfo,
+    /// What the counters of this number were when it was reserved.
+    base: PortCounters,
+    link: Option<Link>,
+    /// It goes with its backend.
+    detached: bool,
+}
+
+/// A backend's connection.
+struct Link {
+    lanes: Arc<Lanes>,
+    /// Old maps of its memory that are still to come from cores.
+    exchanging: usize,
+    /// Old maps that frames in flight may lie in.
+    old: Vec<Arc<GuestMemory>>,
+}
+
+/// A backend on its way out.
 enum Leaving {
     /// Cores may still be queueing frames for it.
     Draining(PortId, Epoch),
-    /// It is out of the table; cores may still be looking at it.
-    Unlinked(*mut Published<Port>, Epoch),
+    /// Its lanes are out of the table; cores may still be looking at them.
+    Unlinked(PortId, Vec<*mut Published<Port>>, Epoch),
 }
 
 // SAFETY: the pointers are to ports that this value alone owns.
@@ -68,8 +144,17 @@ unsafe impl Send for Control {}
 
 impl Control {
     pub(super) fn new(switch: Arc<Switch>, flows: FlowWriter) -> Control {
-        let bases = HashMap::with_hasher(crate::flow::table::FixedState);
-        Control { switch, flows, bases, leaving: Vec::new(), turn: 0 }
+        let ports = switch.ports.len();
+        Control {
+            switch,
+            flows,
+            bases: HashMap::with_hasher(crate::flow::table::FixedState),
+            places: BTreeMap::new(),
+            taken: vec![false; ports].into(),
+            next_upcalls: vec![0; ports].into(),
+            leaving: Vec::new(),
+            turn: 0,
+        }
     }
 
     /// The switch that this controls.
@@ -77,59 +162,180 @@ impl Control {
         &self.switch
     }
 
-    /// Attaches a port. It forwards at once.
+    /// Attaches a port with what is behind it. It forwards at once.
     pub fn attach(&mut self, config: PortConfig) -> Result<PortId, AttachError> {
-        let ports = &self.switch.ports;
-        let free = ports.iter().position(|port| port.load(Ordering::Acquire).is_null());
-        let at = free.ok_or(AttachError::NoPortLeft(ports.len()))?;
+        let PortConfig { name, vlan, backend } = config;
+        let id = self.reserve(name, vlan)?;
+        let connected = self.connect(id, backend);
+        if connected.is_err() {
+            self.detach(id);
+        }
+        connected.map(|()| id)
+    }
+
+    /// Makes a port that has no backend yet.
+    pub fn reserve(&mut self, name: String, vlan: VlanMode) -> Result<PortId, AttachError> {
+        let free = self.taken.iter().position(|taken| !taken);
+        let at = free.ok_or(AttachError::NoPortLeft(self.taken.len()))?;
         let id = PortId(at as u16);
-        let SwitchConfig { rx_queue_frames, held_frames, .. } = self.switch.config;
-        let bounds = PortBounds { rx_queue_frames, held_frames };
         let base = PortCounters::read(self.switch.cores.iter(), at);
-        let port = Published::publish(Port::new(id, config, &bounds, base));
-        ports[at].store(port, Ordering::SeqCst);
+        let info = PortInfo { id, name, vlan };
+        self.places.insert(id, Place { info, base, link: None, detached: false });
+        self.taken[at] = true;
+        self.switch.reserved[at].store(true, Ordering::Relaxed);
         Ok(id)
     }
 
-    /// Begins to detach a port: nothing more is taken from it or sent to it. Frames of others that waited for
-    /// it are dropped, its own are completed; [`Control::reap`] says when that is done and its number and
-    /// memory are free again. Answers whether there is such a port.
-    pub fn detach(&mut self, id: PortId) -> bool {
-        let Some(port) = self.switch.port(id).filter(|port| port.state() != PortState::Leaving) else {
+    /// Connects a backend to a port that has none. It forwards at once. Its further lanes take numbers from the end of
+    /// those that there can be.
+    pub fn connect(&mut self, id: PortId, backend: Backend) -> Result<(), AttachError> {
+        let place = self.places.get_mut(&id).ok_or(AttachError::NoSuchPort(id))?;
+        if place.link.is_some() {
+            return Err(AttachError::Connected(id));
+        }
+        let ends = backend.into_ends();
+        if !(1..=MAX_LANES).contains(&ends.len()) {
+            return Err(AttachError::QueuePairs(ends.len()));
+        }
+        let mut free: Vec<_> = (0..self.taken.len()).rev().filter(|at| !self.taken[*at]).collect();
+        // Better those that share the port's account in receivers' queues: a port has one share, not one a lane.
+        free.sort_by_key(|at| at % ACCOUNTS != usize::from(id.0) % ACCOUNTS);
+        let others = free.get(..ends.len() - 1).ok_or(AttachError::NoPortLeft(self.taken.len()))?;
+        let numbers = [id].into_iter().chain(others.iter().map(|at| PortId(*at as u16))).collect();
+        let enabled = ends.iter().enumerate().fold(0, |set, (lane, end)| {
+            let is_enabled = !matches!(end, End::Ring { queues, .. } if !queues.enabled);
+            set | u8::from(is_enabled) << lane
+        });
+        let lanes = Arc::new(Lanes::new(numbers, enabled));
+        let SwitchConfig { rx_queue_frames, held_frames, .. } = self.switch.config;
+        let bounds = PortBounds { rx_queue_frames, held_frames };
+        // The first one last: whoever finds the port finds all of its lanes.
+        for (lane, end) in ends.into_iter().enumerate().rev() {
+            let at = usize::from(lanes.numbers()[lane].0);
+            let port = Port::new(lanes.clone(), lane, end, &bounds, self.next_upcalls[at]);
+            self.taken[at] = true;
+            self.switch.ports[at].store(Published::publish(port), Ordering::SeqCst);
+        }
+        place.link = Some(Link { lanes, exchanging: 0, old: Vec::new() });
+        Ok(())
+    }
+
+    /// Begins to disconnect the backend of a port: nothing more is taken from it or sent to it. Frames of others that
+    /// waited for it are dropped, its own are completed; [`Control::reap`] says when that is done and gives its rings
+    /// back. The port keeps its number, name and counters, and another backend can be connected. Answers whether there
+    /// is one that was not on its way out.
+    pub fn disconnect(&mut self, id: PortId) -> bool {
+        let Some(link) = self.places.get(&id).and_then(|place| place.link.as_ref()) else { return false };
+        if link.lanes.condition() == Condition::Leaving {
             return false;
-        };
-        port.leave();
+        }
+        link.lanes.leave();
         self.leaving.push(Leaving::Draining(id, self.switch.epochs.advance()));
         true
     }
 
-    /// Carries detaching on as far as it goes now. Answers whether all detached ports are gone; otherwise it is
-    /// to be called again soon.
-    pub fn reap<H: Host>(&mut self, cx: &mut CoreContext, host: &H) -> bool {
+    /// Begins to detach a port: as [`Control::disconnect`], and when that is done the port is no more and its number
+    /// is free again. Answers whether there is such a port.
+    pub fn detach(&mut self, id: PortId) -> bool {
+        let Some(place) = self.places.get_mut(&id).filter(|place| !place.detached) else { return false };
+        place.detached = true;
+        self.switch.reserved[usize::from(id.0)].store(false, Ordering::Relaxed);
+        if place.link.is_none() {
+            self.remove_if_detached(id);
+        } else {
+            // Or it is on its way out already.
+            self.disconnect(id);
+        }
+        true
+    }
+
+    fn remove_if_detached(&mut self, id: PortId) {
+        if self.places.get(&id).is_some_and(|place| place.detached) {
+            self.places.remove(&id);
+            self.taken[usize::from(id.0)] = false;
+        }
+    }
+
+    /// The numbers of a port's lanes, its own first, by which its VM enters and is notified; none without a backend.
+    pub fn lanes(&self, id: PortId) -> Vec<PortId> {
+        let link = self.places.get(&id).and_then(|place| place.link.as_ref());
+        link.map_or_else(Vec::new, |link| link.lanes.numbers().to_vec())
+    }
+
+    /// Has frames for a port go to the lanes in `enabled`, a bit each, and to no other; while there is none they are
+    /// dropped ([`DropReason::PortAbsent`](crate::api::DropReason::PortAbsent)). What waits for others is moved. A core
+    /// that is just copying goes on until the next [`Control::barrier`] has passed. Answers whether there is a backend.
+    pub fn set_lanes<H: Host>(&mut self, cx: &mut CoreContext, host: &H, id: PortId, enabled: u8) -> bool {
+        let Some(link) = self.places.get(&id).and_then(|place| place.link.as_ref()) else { return false };
+        link.lanes.enable(enabled);
+        let switch = &self.switch;
+        switch.enter(cx, host, Visit::Control, |entry, cx| {
+            // Each moves what waits for it, if it is not enabled.
+            for port in link.lanes.numbers().iter().filter_map(|lane| switch.port(*lane)) {
+                entry.serve_receiver(cx, port, Word::COMPLETE);
+            }
+        });
+        true
+    }
+
+    /// Begins to exchange the memory of a VM for another map of it, which `maps` gives for each lane. The rings go on in
+    /// it; [`Control::reap`] frees the old one when no frame in flight lies in it. Until then
+    /// [`Control::is_exchanging`]. One that is begun before another is over takes its place.
+    pub fn exchange<H: Host>(
+        &mut self,
+        cx: &mut CoreContext,
+        host: &H,
+        id: PortId,
+        maps: &[Map],
+    ) -> Result<(), ExchangeError> {
+        let switch = self.switch.clone();
+        let link = self.places.get_mut(&id).and_then(|place| place.link.as_mut());
+        let link = link.ok_or(ExchangeError::NoVm(id))?;
+        let lanes: Vec<_> = link.lanes.numbers().iter().filter_map(|lane| switch.port(*lane)).collect();
+        if lanes.iter().any(|port| port.ring_sizes.is_none()) || lanes.is_empty() {
+            return Err(ExchangeError::NoVm(id));
+        }
+        if maps.len() != lanes.len() {
+            return Err(ExchangeError::QueuePairs { maps: maps.len(), pairs: lanes.len() });
+        }
+        let differs = |(port, map): (&&Port, &Map)| port.ring_sizes != Some((map.tx.size(), map.rx.size()));
+        if let Some(lane) = lanes.iter().zip(maps).position(differs) {
+            return Err(ExchangeError::RingSize(lane));
+        }
+        link.take_old(&lanes);
+        for (port, map) in lanes.iter().zip(maps) {
+            link.exchanging += port.exchange.ask(map);
+        }
+        link.serve_exchange(&switch, cx, host, &lanes);
+        Ok(())
+    }
+
+    /// Whether an exchange of a port's memory is under way.
+    pub fn is_exchanging(&self, id: PortId) -> bool {
+        let link = self.places.get(&id).and_then(|place| place.link.as_ref());
+        link.is_some_and(Link::is_exchanging)
+    }
+
+    /// Carries on, as far as it goes now, what was begun: backends that are disconnected, memory that is exchanged. If
+    /// it is not [done](Reaped::done) then, it is to be called again soon.
+    pub fn reap<H: Host>(&mut self, cx: &mut CoreContext, host: &H) -> Reaped {
         let switch = self.switch.clone();
         let passed = |epoch| switch.epochs.passed(epoch);
+        for link in self.places.values_mut().filter_map(|place| place.link.as_mut()) {
+            link.carry_exchange(&switch, cx, host);
+        }
+        let mut gone = Vec::new();
         for leaving in core::mem::take(&mut self.leaving) {
             let next = match leaving {
-                Leaving::Draining(id, epoch) if passed(epoch) => {
-                    switch.enter(cx, host, Visit::Control, |entry, cx| {
-                        if let Some(port) = switch.port(id) {
-                            entry.serve_sender(cx, port, Word::COMPLETE);
-                            entry.serve_receiver(cx, port, Word::COMPLETE);
-                        }
-                    });
-                    match switch.port(id) {
-                        Some(port) if port.frames.in_flight() > 0 || !port.waiting.is_empty() => {
-                            Leaving::Draining(id, epoch)
-                        }
-                        _ => {
-                            let port =
-                                switch.ports[usize::from(id.0)].swap(ptr::null_mut(), Ordering::SeqCst);
-                            Leaving::Unlinked(port, switch.epochs.advance())
-                        }
-                    }
+                Leaving::Draining(id, epoch) if passed(epoch) && self.is_drained(cx, host, id) => {
+                    let unlink = |lane: &PortId| {
+                        switch.ports[usize::from(lane.0)].swap(ptr::null_mut(), Ordering::SeqCst)
+                    };
+                    let lanes = self.lanes(id).iter().map(unlink).collect();
+                    Leaving::Unlinked(id, lanes, switch.epochs.advance())
                 }
-                Leaving::Unlinked(port, epoch) if passed(epoch) => {
-                    free_port(port);
+                Leaving::Unlinked(id, lanes, epoch) if passed(epoch) => {
+                    gone.push(self.free(id, lanes));
                     continue;
                 }
                 waits => waits,
@@ -137,7 +343,41 @@ impl Control {
             self.leaving.push(next);
         }
         self.flows.reclaim(&self.switch.table, &self.switch.epochs);
-        self.leaving.is_empty()
+        let exchanging =
+            self.places.values().filter_map(|place| place.link.as_ref()).any(Link::is_exchanging);
+        Reaped { done: self.leaving.is_empty() && !exchanging, gone }
+    }
+
+    /// Completes what can be completed of a port on its way out. Answers whether nothing is left.
+    fn is_drained<H: Host>(&mut self, cx: &mut CoreContext, host: &H, id: PortId) -> bool {
+        let numbers = self.lanes(id);
+        let lanes = || numbers.iter().filter_map(|lane| self.switch.port(*lane));
+        self.switch.enter(cx, host, Visit::Control, |entry, cx| {
+            for port in lanes() {
+                entry.serve_sender(cx, port, Word::COMPLETE);
+                entry.serve_receiver(cx, port, Word::COMPLETE);
+            }
+        });
+        lanes().all(|port| port.frames.in_flight() == 0 && port.waiting.is_empty())
+    }
+
+    /// Frees the lanes of a port, which nobody can reach any more.
+    fn free(&mut self, id: PortId, lanes: Vec<*mut Published<Port>>) -> Gone {
+        let mut queues = Vec::new();
+        for port in lanes {
+            // SAFETY: the port came from a Box, and since it was taken out of the table an epoch has passed.
+            let port = unsafe { Box::from_raw(port) }.into_inner();
+            let at = usize::from(port.id.0);
+            self.taken[at] = port.lane == 0;
+            let (pair, next_upcall) = port.into_rest();
+            self.next_upcalls[at] = next_upcall;
+            queues.extend(pair);
+        }
+        if let Some(place) = self.places.get_mut(&id) {
+            place.link = None;
+        }
+        self.remove_if_detached(id);
+        Gone { port: id, queues }
     }
 
     /// Installs a flow, at `now`. Cores that enter from now on find it.
@@ -226,25 +466,31 @@ impl Control {
 
     /// All ports.
     pub fn ports(&self) -> Vec<PortStatus> {
-        let ports = (0..self.switch.ports.len()).filter_map(|at| self.switch.port(PortId(at as u16)));
-        ports.map(|port| self.status(port)).collect()
+        self.places.values().map(|place| self.status(place)).collect()
     }
 
     /// One port.
     pub fn port(&self, id: PortId) -> Option<PortStatus> {
-        self.switch.port(id).map(|port| self.status(port))
+        self.places.get(&id).map(|place| self.status(place))
     }
 
-    fn status(&self, port: &Port) -> PortStatus {
-        let counters = PortCounters::read(self.switch.cores.iter(), port.id().0.into());
-        PortStatus {
-            info: port.info.clone(),
-            state: port.state(),
-            counters: counters.since(&port.base),
-            waiting: port.waiting.len(),
-            held: port.held.load(Ordering::Relaxed),
-            in_flight: port.frames.in_flight(),
+    fn status(&self, place: &Place) -> PortStatus {
+        let id = place.info.id;
+        let counters = PortCounters::read(self.switch.cores.iter(), id.0.into());
+        let mut status = PortStatus {
+            info: place.info.clone(),
+            state: place.state(),
+            counters: counters.since(&place.base),
+            waiting: 0,
+            held: 0,
+            in_flight: 0,
+        };
+        for port in self.lanes(id).iter().filter_map(|lane| self.switch.port(*lane)) {
+            status.waiting += port.waiting.len();
+            status.held += port.held.load(Ordering::Relaxed);
+            status.in_flight += port.frames.in_flight();
         }
+        status
     }
 
     /// All flows, with what they have done.
@@ -266,6 +512,57 @@ impl Control {
     /// How many flows there are, and how many masks they have.
     pub fn flow_counts(&self) -> (usize, usize) {
         (self.flows.len(), self.switch.table.masks())
+    }
+}
+
+impl Place {
+    fn state(&self) -> PortState {
+        match self.link.as_ref().map(|link| link.lanes.condition()) {
+            None => PortState::Absent,
+            Some(Condition::Up) => PortState::Up,
+            Some(Condition::Faulted(fault)) => PortState::Faulted(fault),
+            Some(Condition::Leaving) if self.detached => PortState::Leaving,
+            Some(Condition::Leaving) => PortState::Disconnecting,
+        }
+    }
+}
+
+impl Link {
+    fn is_exchanging(&self) -> bool {
+        self.exchanging > 0 || !self.old.is_empty()
+    }
+
+    /// Takes the old maps that cores have left.
+    fn take_old(&mut self, lanes: &[&Port]) {
+        for old in lanes.iter().flat_map(|port| core::iter::from_fn(|| port.exchange.next_old())) {
+            self.old.push(old);
+            self.exchanging -= 1;
+        }
+    }
+
+    /// Has each side of the lanes look at what is left for it, and frees the old maps if nothing needs them.
+    fn serve_exchange<H: Host>(&mut self, switch: &Switch, cx: &mut CoreContext, host: &H, lanes: &[&Port]) {
+        switch.enter(cx, host, Visit::Control, |entry, cx| {
+            for port in lanes {
+                entry.serve_sender(cx, port, Word::EXCHANGE);
+                entry.serve_receiver(cx, port, Word::EXCHANGE);
+            }
+        });
+        self.take_old(lanes);
+        if self.exchanging == 0 && lanes.iter().all(|port| port.exchange.is_settled()) {
+            self.old.clear();
+        }
+    }
+
+    fn carry_exchange<H: Host>(&mut self, switch: &Switch, cx: &mut CoreContext, host: &H) {
+        if self.is_exchanging() {
+            let numbers = self.lanes.clone();
+            // None if they are out of the table: then it is over when they are freed.
+            let lanes: Vec<_> = numbers.numbers().iter().filter_map(|lane| switch.port(*lane)).collect();
+            if !lanes.is_empty() {
+                self.serve_exchange(switch, cx, host, &lanes);
+            }
+        }
     }
 }
 

@@ -10,7 +10,8 @@
 //! Each takes the switch shared, the [`CoreContext`] of the core that enters, and the host. Any number of
 //! cores enter at once: a port's transmit side and its receive side are each used by one core at a time, and
 //! a core that finds one taken leaves word and goes (`claim.rs`). All that changes the switch itself goes
-//! through its one [`Control`].
+//! through its one [`Control`]. A VM with several queue pairs enters for each by the number of its lane
+//! ([`Control::lanes`]).
 
 mod attend;
 mod control;
@@ -18,16 +19,17 @@ mod deliver;
 mod receive;
 mod transmit;
 
-pub use control::{AttachError, Barrier, Control, PortStatus};
+pub use control::{AttachError, Barrier, Control, ExchangeError, Gone, PortStatus, Reaped};
 pub(crate) use transmit::BATCH;
 
-use crate::api::{FlowKey, Nanos, PortId};
+use crate::api::{DropReason, FlowKey, Nanos, PortId};
 use crate::claim::Word;
 use crate::counters::{self, CoreActivity, CoreCounters, LivePort};
 use crate::epoch::{Epochs, Inside};
 use crate::flow::cache::ExactMatchCache;
 use crate::flow::table::{FlowTable, FlowWriter};
 use crate::host::{CoreId, Host};
+use crate::lanes::Condition;
 use crate::policy::Optimisations;
 use crate::policy::notification::Pace;
 use crate::policy::offload::Topology;
@@ -46,7 +48,7 @@ const IDLE_BUDGET: u32 = 1024;
 /// What a switch is made for. All of it is fixed for its life.
 #[derive(Clone, Debug)]
 pub struct SwitchConfig {
-    /// Ports that there can be at once, at most 32767.
+    /// Ports that there can be at once, at most 32767. A port with several queue pairs counts as one for each.
     pub max_ports: usize,
     /// Cores that may enter: each needs a [`CoreContext`].
     pub cores: usize,
@@ -114,6 +116,8 @@ pub struct Entered {
 pub struct Switch {
     config: SwitchConfig,
     ports: Box<[AtomicPtr<Published<Port>>]>,
+    /// Which numbers are ports' that stay, whatever is connected to them.
+    reserved: Box<[AtomicBool]>,
     table: FlowTable,
     epochs: Epochs,
     cores: Box<[CoreCounters]>,
@@ -133,6 +137,7 @@ impl Switch {
         let cores = config.cores;
         let switch = Arc::new(Switch {
             ports: (0..config.max_ports).map(|_| AtomicPtr::default()).collect(),
+            reserved: (0..config.max_ports).map(|_| AtomicBool::new(false)).collect(),
             table: FlowTable::new(config.max_flows, config.max_masks, config.seed),
             epochs: Epochs::new(cores),
             cores: (0..cores).map(|_| CoreCounters::new(config.max_ports, config.max_flows)).collect(),
@@ -321,6 +326,18 @@ impl Switch {
         // SAFETY: a port is freed only after it was taken out of the table and an epoch has passed.
         unsafe { port.as_ref() }.map(|port| &**port)
     }
+
+    /// Why frames cannot go to the port `to`, where `found` is what has its number.
+    #[cold]
+    fn why_not(&self, to: PortId, found: Option<&Port>) -> DropReason {
+        let has_broken = |port: &Port| matches!(port.lanes.condition(), Condition::Faulted(_));
+        let is_reserved = |stays: &AtomicBool| stays.load(Ordering::Relaxed);
+        match self.reserved.get(usize::from(to.0)).is_some_and(is_reserved) && !found.is_some_and(has_broken)
+        {
+            true => DropReason::PortAbsent,
+            false => DropReason::NoSuchPort,
+        }
+    }
 }
 
 impl Drop for Switch {
@@ -406,10 +423,10 @@ struct Entry<'a, H> {
 }
 
 impl<'a, H: Host> Entry<'a, H> {
-    /// This core's counters for `port`.
+    /// This core's counters for `port`: those of the port, whichever of its lanes it is.
     #[inline]
     fn port_counters(&self, port: &Port) -> &'a LivePort {
-        &self.counters.ports[usize::from(port.id().0)]
+        &self.counters.ports[usize::from(port.in_port.0)]
     }
 
     /// Whether an idle core's entry has done enough.
@@ -424,6 +441,6 @@ impl<'a, H: Host> Entry<'a, H> {
 
     #[cold]
     fn fail(&mut self, port: &Port, fault: PortFault) {
-        self.entered.faulted |= port.fail(fault);
+        self.entered.faulted |= port.lanes.fail(fault);
     }
 }

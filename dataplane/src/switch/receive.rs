@@ -70,9 +70,15 @@ impl<'a, H: Host> Entry<'a, H> {
     /// Everything that is to be done on a receiver's side.
     pub(super) fn serve_receiver(&mut self, cx: &mut CoreContext, port: &Port, word: Word) {
         port.rx.run(word, |sink, word| {
+            if word.has(Word::EXCHANGE)
+                && let Sink::Ring { queue, .. } = sink
+            {
+                port.exchange.serve_rx(queue);
+            }
             if let Sink::Ring { queue, mergeable } = sink
                 && port.is_up()
             {
+                self.move_on(cx, port);
                 if word.has(Word::SERVE)
                     && let Err(fault) = self.fill(cx, port, queue, *mergeable)
                 {
@@ -130,7 +136,7 @@ impl<'a, H: Host> Entry<'a, H> {
             left = left.saturating_sub(count as u32);
             if left == 0 {
                 match self.visit {
-                    Visit::Transmit(vm) | Visit::Receive(vm) if vm == port.id() => self.entered.more = true,
+                    Visit::Transmit(vm) | Visit::Receive(vm) if vm == port.id => self.entered.more = true,
                     _ => {
                         port.wants_notice.store(true, Ordering::Relaxed);
                         self.leave_rest(port);
@@ -200,7 +206,7 @@ impl<'a, H: Host> Entry<'a, H> {
     #[inline]
     fn sender(&mut self, cx: &mut CoreContext, sender: &mut Sender<'a>, id: PortId) -> &'a Port {
         match sender.port {
-            Some(port) if port.id() == id => port,
+            Some(port) if port.id == id => port,
             _ => {
                 self.complete_all(cx, sender);
                 let port = self.switch.port(id).expect("a sender stays while its frames are in flight");
@@ -215,6 +221,39 @@ impl<'a, H: Host> Entry<'a, H> {
             self.complete(cx, port, &sender.slots);
             sender.slots.clear();
         }
+    }
+
+    /// Moves what waits for a lane that is disabled to the enabled ones.
+    #[inline]
+    fn move_on(&mut self, cx: &mut CoreContext, port: &Port) {
+        while !port.is_enabled() && self.move_batch(cx, port) {}
+    }
+
+    #[cold]
+    fn move_batch(&mut self, cx: &mut CoreContext, port: &Port) -> bool {
+        let mut words = [0; BATCH];
+        let count = port.waiting.peek(&mut words);
+        port.waiting.take(count);
+        port.shares.taken(&words[..count]);
+        let mut sender = Sender::default();
+        for frame in words[..count].iter().filter_map(|word| FrameRef::from_word(*word)) {
+            let from = self.sender(cx, &mut sender, frame.port());
+            let lane = port.lanes.enabled().lane(from.frames.hash(frame.slot()));
+            let reason = match lane.and_then(|lane| self.switch.port(port.lanes.numbers()[lane])) {
+                None => DropReason::PortAbsent,
+                Some(lane) if lane.take_in(frame.port(), &[frame]) == 1 => {
+                    self.announce(lane);
+                    continue;
+                }
+                Some(_) => DropReason::RxQueueFull,
+            };
+            self.port_counters(port).drop_rx(reason, 1);
+            if from.frames.copied(frame.slot()) {
+                sender.slots.push(frame.slot());
+            }
+        }
+        self.complete_all(cx, &mut sender);
+        count > 0
     }
 
     /// Drops waiting frames, from the first on, as long as `drops` says so of how long one has waited.

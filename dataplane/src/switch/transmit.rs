@@ -17,11 +17,13 @@ use crate::host::Host;
 use crate::key::extract::{Layout, extract};
 use crate::key::usual::{self, START_BYTES, START_WORDS};
 use crate::key::{FlowKey, HEADER_BYTES};
+use crate::lanes::{Enabled, MAX_LANES};
 use crate::port::{Held, Port, PortFault, Source, TxSide};
 use crate::sync::atomic::Ordering;
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use core::num::NonZeroU64;
 use hyper_switch_pvnet::device::PullSlot;
 use hyper_switch_pvnet::header::{VNET_HDR_BYTES, VnetHdr};
@@ -188,6 +190,12 @@ impl<'a, H: Host> Entry<'a, H> {
     /// The work of a word, with the claim. Words that other cores left come here too, whoever has the claim.
     fn work_for_sender(&mut self, cx: &mut CoreContext, port: &Port, tx: &mut TxSide, word: Word) {
         self.collect_completed(port, tx);
+        if word.has(Word::EXCHANGE)
+            && let Source::Ring(queue) = &mut tx.source
+        {
+            // SAFETY: this core has the claim on the port's transmit side.
+            unsafe { port.exchange.serve_tx(queue, &port.frames) };
+        }
         if !port.is_up() {
             self.drop_held(port, tx, true, DropReason::PortDown);
         }
@@ -277,7 +285,7 @@ impl<'a, H: Host> Entry<'a, H> {
             left = left.saturating_sub(taken.frames as u32);
             if left == 0 {
                 match self.visit {
-                    Visit::Transmit(vm) if vm == port.id() => self.entered.more = true,
+                    Visit::Transmit(vm) if vm == port.id => self.entered.more = true,
                     _ => {
                         port.unserved.store(true, Ordering::Release);
                         self.leave_rest(port);
@@ -405,7 +413,7 @@ impl<'a, H: Host> Entry<'a, H> {
             table.prefetch(*guess);
             crate::prefetch(self.counters.flows.as_ptr().wrapping_add(guess.0 as usize));
         }
-        let stamp = FrameRef::new(port.id(), 0, NO_EDIT, self.now_ms);
+        let stamp = FrameRef::new(port.id, 0, NO_EDIT, self.now_ms);
         let mut hits = 0;
         for at in 0..len {
             let (slot, hash, key) = (batch.slots[at], batch.hashes[at], &batch.keys[at]);
@@ -463,11 +471,12 @@ impl<'a, H: Host> Entry<'a, H> {
                 // SAFETY: this core has the claim on the sender's transmit side.
                 let header = unsafe { port.frames.header(slot) };
                 let key = &mut batch.keys[len];
-                if let Err(malformed) = extract(header, bytes, port.id(), 0, key) {
+                if let Err(malformed) = extract(header, bytes, port.in_port, 0, key) {
                     self.drop_frame(port, tx, slot, malformed.into());
                     continue;
                 }
                 batch.hashes[len] = self.switch.table.hash(key);
+                port.frames.slot(slot).set_hash(batch.hashes[len]);
                 cache.prefetch(batch.hashes[len]);
             }
             (batch.slots[len], batch.bytes[len]) = (slot, bytes);
@@ -529,7 +538,7 @@ impl<'a, H: Host> Entry<'a, H> {
         self.port_counters(port).tx.replicated.add(u64::from(copies) - 1);
         for at in 0..outputs.staged.len() {
             let (to, edit) = outputs.staged[at];
-            outputs.add(to, FrameRef::new(port.id(), slot, edit, self.now_ms));
+            outputs.add(to, FrameRef::new(port.id, slot, edit, self.now_ms));
         }
     }
 
@@ -546,12 +555,15 @@ impl<'a, H: Host> Entry<'a, H> {
     fn visit(&mut self, push: &mut PushScratch, port: &Port, tx: &mut TxSide, to: PortId, run: &[FrameRef]) {
         let count = run.len();
         let counters = self.port_counters(port);
-        let Some(receiver) = self.switch.port(to).filter(|receiver| receiver.is_up()) else {
-            for frame in run {
-                counters.drop_tx(DropReason::NoSuchPort);
-                finish_copy(port, tx, frame.slot());
+        let (receiver, enabled) = match self.receiver(to) {
+            Ok(found) => found,
+            Err(reason) => {
+                for frame in run {
+                    counters.drop_tx(reason);
+                    finish_copy(port, tx, frame.slot());
+                }
+                return;
             }
-            return;
         };
         counters.tx.forwarded.add(count as u64);
         self.port_counters(receiver).rx.offered.add(count as u64);
@@ -560,11 +572,46 @@ impl<'a, H: Host> Entry<'a, H> {
             run.iter().for_each(|frame| finish_copy(port, tx, frame.slot()));
             return;
         }
-        let admitted = receiver.shares.admit(&receiver.waiting, port.id(), count);
-        let taken = receiver.waiting.put(run[..admitted].iter().map(|frame| frame.word()));
-        receiver.shares.give_back(port.id(), admitted - taken);
-        if taken < count {
-            self.port_counters(receiver).drop_rx(DropReason::RxQueueFull, (count - taken) as u64);
+        match enabled {
+            Enabled::FIRST => self.queue(port, tx, receiver, run),
+            _ => run.chunks(BATCH).for_each(|run| self.spread(port, tx, receiver, enabled, run)),
+        }
+    }
+
+    /// The first lane of the port that frames are for, if they can go there, and the lanes that they can go by.
+    #[inline]
+    fn receiver(&self, to: PortId) -> Result<(&'a Port, Enabled), DropReason> {
+        let found = self.switch.port(to);
+        // A further lane's number is no port's.
+        if let Some(receiver) = found.filter(|receiver| receiver.lane == 0 && receiver.is_up()) {
+            let enabled = receiver.lanes.enabled();
+            if !enabled.is_empty() {
+                return Ok((receiver, enabled));
+            }
+        }
+        Err(self.switch.why_not(to, found))
+    }
+
+    /// Puts a run of frames into the internal receive queues of the enabled lanes, each flow's into the same one.
+    #[inline(never)]
+    fn spread(&mut self, port: &Port, tx: &mut TxSide, receiver: &Port, enabled: Enabled, run: &[FrameRef]) {
+        let mut parts: [ArrayVec<FrameRef, BATCH>; MAX_LANES] = Default::default();
+        for frame in run {
+            let lane = enabled.lane(port.frames.hash(frame.slot())).expect("a lane is enabled");
+            parts[lane].push(*frame);
+        }
+        for (lane, part) in receiver.lanes.numbers().iter().zip(&parts).filter(|(_, part)| !part.is_empty()) {
+            let lane = self.switch.port(*lane).expect("lanes stay while their port is up");
+            self.queue(port, tx, lane, part);
+        }
+    }
+
+    /// Puts a run of frames into the internal receive queue of a lane.
+    #[inline]
+    fn queue(&mut self, port: &Port, tx: &mut TxSide, receiver: &Port, run: &[FrameRef]) {
+        let taken = receiver.take_in(port.id, run);
+        if taken < run.len() {
+            self.port_counters(receiver).drop_rx(DropReason::RxQueueFull, (run.len() - taken) as u64);
             run[taken..].iter().for_each(|frame| finish_copy(port, tx, frame.slot()));
         }
         self.announce(receiver);
@@ -591,7 +638,7 @@ impl<'a, H: Host> Entry<'a, H> {
             // SAFETY: this core has the claim on the sender's transmit side.
             let (frame, header) = unsafe { (port.frames.frame(slot), port.frames.header(slot)) };
             let upcall = Upcall {
-                id: UpcallId { port: port.id(), number },
+                id: UpcallId { port: port.id, number },
                 reason,
                 key: *key,
                 header: header.iter().copied().collect(),
@@ -644,7 +691,7 @@ impl<'a, H: Host> Entry<'a, H> {
         let (frame, header) = unsafe { (port.frames.frame(slot), port.frames.header(slot)) };
         let bytes = frame.bytes;
         let mut key = FlowKey::ZERO;
-        if let Err(malformed) = extract(header, bytes, port.id(), 0, &mut key) {
+        if let Err(malformed) = extract(header, bytes, port.in_port, 0, &mut key) {
             return self.drop_frame(port, tx, slot, malformed.into());
         }
         if outputs.room() < MAX_OUTPUTS {
@@ -745,7 +792,7 @@ impl Program {
             // SAFETY: this core has the claim on the sender's transmit side.
             let (frame, header) = unsafe { (port.frames.frame(slot), port.frames.header(slot)) };
             let mut key = FlowKey::ZERO;
-            let layout = extract(header, frame.bytes, port.id(), 0, &mut key)?;
+            let layout = extract(header, frame.bytes, port.in_port, 0, &mut key)?;
             self.edited = Some((Header::new(header), layout, frame.vnet));
         }
         let (header, layout, vnet) = self.edited.as_mut().expect("it was just made");
@@ -893,16 +940,18 @@ impl Batch {
         // SAFETY: the buffer is mapped and long enough for both.
         let (vnet, start) = unsafe { (buffer.load(), frame.load::<START_BYTES>()) };
         let start: [u64; START_WORDS] = zerocopy::transmute!(start);
-        // SAFETY: this core has the claim on the sender's transmit side, and the port keeps the VM's memory.
-        if !VnetHdr::is_plain_start(vnet) || !unsafe { port.frames.fill_plain(slot, frame, start) } {
+        if !VnetHdr::is_plain_start(vnet) {
             return false;
         }
+        // SAFETY: this core has the claim on the sender's transmit side, and the port keeps the VM's memory.
+        let Some(place) = (unsafe { port.frames.fill_plain(slot, frame, start) }) else { return false };
         (self.slots[at], self.bytes[at]) = (slot, frame.len());
         self.len = at + 1;
-        match usual::key_line(start, frame.len(), port.id()) {
+        match usual::key_line(start, frame.len(), port.in_port) {
             Some(line) => {
                 let hash = table.hash_line(&line);
                 cache.prefetch(hash);
+                place.set_hash(hash);
                 self.hashes[at] = hash;
                 self.keys[at].set_line(line);
             }

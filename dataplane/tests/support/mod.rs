@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
 pub mod device;
+#[cfg(not(loom))]
+pub mod pages;
 
 use hyper_switch_dataplane::api::{
     Action, DropReason, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, VlanMode,
@@ -10,7 +12,8 @@ use hyper_switch_dataplane::counters::{DROP_REASONS, PortCounters};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
 use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_dataplane::{
-    Backend, Control, CoreContext, Entered, PortConfig, PortState, Switch, SwitchConfig, VmBackend,
+    Backend, Control, CoreContext, Entered, Map, PortState, QueuePair, Reaped, Switch, SwitchConfig,
+    VmBackend,
 };
 use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES, VnetHdr};
 use hyper_switch_pvnet::mem::{GuestMemory, Segment};
@@ -120,8 +123,10 @@ impl Default for VmConfig {
     }
 }
 
-/// A VM whose driver is the test: memory, two rings, a buffer for each slot.
+/// A VM whose driver is the test: memory, two rings, a buffer for each slot. Or one of a VM's queue pairs, each in
+/// memory of its own.
 pub struct TestVm {
+    /// The port; the lane, if it has several.
     pub port: PortId,
     pub memory: Arc<GuestMemory>,
     pub tx: DriverQueue<u16>,
@@ -139,13 +144,14 @@ pub struct TestVm {
 }
 
 impl TestVm {
-    /// A VM attached to the switch, with as many receive buffers posted as `config` says.
-    pub fn attach(control: &mut Control, name: &str, config: VmConfig) -> TestVm {
+    /// A VM with as many receive buffers posted as `config` says, in memory that `memory` makes. It is yet to be
+    /// [connected](TestVm::connect).
+    pub fn new(config: VmConfig, memory: impl FnOnce(usize) -> GuestMemory) -> TestVm {
         let ring_bytes = QueueLayout::bytes(config.slots).next_multiple_of(4096);
         let tx_buffers = 2 * ring_bytes;
         let rx_buffers = tx_buffers + u64::from(config.slots) * u64::from(BUFFER_BYTES);
         let bytes = rx_buffers + u64::from(config.slots) * u64::from(config.rx_buffer_bytes);
-        let memory = Arc::new(GuestMemory::anonymous(bytes as usize));
+        let memory = Arc::new(memory(bytes as usize));
         let tx_addrs = QueueAddrs::contiguous(0, config.slots);
         let rx_addrs = QueueAddrs::contiguous(ring_bytes, config.slots);
         let queue = |addrs| {
@@ -153,20 +159,10 @@ impl TestVm {
             DriverQueue::with_format(config.ring, &memory, config.slots, addrs, features).unwrap()
         };
         let (tx, rx) = (queue(tx_addrs), queue(rx_addrs));
-        let backend = Backend::Vm(VmBackend {
-            memory: memory.clone(),
-            tx: tx.layout(),
-            rx: rx.layout(),
-            features: QueueFeatures { event_idx: config.event_idx, indirect: true },
-            mergeable: config.mergeable,
-            offloads: config.offloads,
-        });
-        let config_of_port = PortConfig { name: name.into(), vlan: VlanMode::Transparent, backend };
-        let port = control.attach(config_of_port).unwrap();
         let free = (0..config.slots).rev().collect();
         let unposted = (0..config.slots).rev().collect();
         let mut vm = TestVm {
-            port,
+            port: PortId(u16::MAX),
             memory,
             tx,
             rx,
@@ -180,6 +176,48 @@ impl TestVm {
         };
         vm.post(config.posted);
         vm
+    }
+
+    /// The device sides of its rings, from their first entries on.
+    pub fn queues(&self) -> QueuePair {
+        let features = QueueFeatures { event_idx: self.config.event_idx, indirect: true };
+        QueuePair::new(&self.memory, self.tx.layout(), self.rx.layout(), features)
+    }
+
+    /// Where its rings are in another map of its memory.
+    pub fn map_in(&self, memory: Arc<GuestMemory>) -> Map {
+        let VmConfig { ring, slots, .. } = self.config;
+        let ring = |addrs| QueueLayout::with_format(ring, &memory, slots, addrs).unwrap();
+        let (tx, rx) = (ring(self.tx_addrs), ring(self.rx_addrs));
+        Map { memory, tx, rx }
+    }
+
+    /// What a VM with these queue pairs, which are alike, is for the switch.
+    pub fn backend(&self, queues: Vec<QueuePair>) -> Backend {
+        let VmConfig { mergeable, offloads, .. } = self.config;
+        Backend::Vm(VmBackend { queues, mergeable, offloads })
+    }
+
+    /// A VM attached to the switch, with as many receive buffers posted as `config` says.
+    pub fn attach(control: &mut Control, name: &str, config: VmConfig) -> TestVm {
+        TestVm::attach_lanes(control, name, config, 1).remove(0)
+    }
+
+    /// A VM with so many queue pairs, each of which the test has apart.
+    pub fn attach_lanes(control: &mut Control, name: &str, config: VmConfig, lanes: usize) -> Vec<TestVm> {
+        let port = control.reserve(name.into(), VlanMode::Transparent).unwrap();
+        let mut vms: Vec<_> = (0..lanes).map(|_| TestVm::new(config, GuestMemory::anonymous)).collect();
+        TestVm::connect(control, port, &mut vms);
+        vms
+    }
+
+    /// Connects a VM with these queue pairs, with their rings from their first entries on.
+    pub fn connect(control: &mut Control, port: PortId, lanes: &mut [TestVm]) {
+        let queues = lanes.iter().map(TestVm::queues).collect();
+        control.connect(port, lanes[0].backend(queues)).unwrap();
+        for (vm, lane) in lanes.iter_mut().zip(control.lanes(port)) {
+            vm.port = lane;
+        }
     }
 
     pub fn tx_addr(&self, slot: u16) -> u64 {
@@ -350,6 +388,11 @@ impl Bench {
         self.vm_with(name, VmConfig::default())
     }
 
+    /// A VM with so many queue pairs.
+    pub fn lanes(&mut self, name: &str, lanes: usize) -> Vec<TestVm> {
+        TestVm::attach_lanes(&mut self.control, name, VmConfig::default(), lanes)
+    }
+
     pub fn vm_with(&mut self, name: &str, config: VmConfig) -> TestVm {
         TestVm::attach(&mut self.control, name, config)
     }
@@ -364,6 +407,11 @@ impl Bench {
 
     /// Goes on with detaching. Answers whether all detached ports are gone.
     pub fn reap(&mut self) -> bool {
+        self.carry_on().done
+    }
+
+    /// Goes on with all that was begun.
+    pub fn carry_on(&mut self) -> Reaped {
         self.control.reap(&mut self.cx, &self.host)
     }
 

@@ -18,6 +18,10 @@ impl Buffers {
         Buffers { memory, window: Window::EMPTY, direction }
     }
 
+    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
     /// Goes on in `memory`; answers what it was until now.
     pub(crate) fn exchange(&mut self, memory: Arc<GuestMemory>) -> Arc<GuestMemory> {
         self.window = Window::EMPTY;

@@ -192,17 +192,9 @@ impl DeviceQueue {
         }
     }
 
-    /// Goes on with the same queue in another map of the same guest memory, in which it is at `layout`. Answers the old
-    /// one, which the caller keeps while something of it is in use.
-    pub fn set_memory(&mut self, memory: Arc<GuestMemory>, layout: QueueLayout) -> Arc<GuestMemory> {
-        debug_assert_eq!(layout.size(), self.size(), "it is the same queue");
-        (self.layout, self.window) = (layout, Window::EMPTY);
-        core::mem::replace(&mut self.memory, memory)
-    }
-
     /// The memory that the queue's buffers are in.
     pub fn memory(&self) -> &Arc<GuestMemory> {
-        &self.memory
+        each!(&self.format, queue => queue.memory())
     }
 
     /// Entries in the queue.

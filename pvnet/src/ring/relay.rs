@@ -6,12 +6,9 @@
 //!                        one copy                 one copy
 //! ```
 
-use super::QueueLayout;
-use super::device::{DeviceQueue, Direction, QueueFeatures, RingFault, Segments};
+use super::device::{DeviceQueue, RingFault, Segments};
 use crate::header::VNET_HDR_BYTES;
-use crate::mem::GuestMemory;
 use crate::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// Where `num_buffers` lies in a `virtio_net_hdr`.
@@ -66,9 +63,9 @@ pub enum Taken {
 pub struct TxRelay(DeviceQueue);
 
 impl TxRelay {
-    /// The device side of the transmit ring at `layout`.
-    pub fn new(memory: Arc<GuestMemory>, layout: QueueLayout, features: QueueFeatures) -> TxRelay {
-        TxRelay(DeviceQueue::new(memory, layout, Direction::Readable, features))
+    /// A relay of a transmit ring, of which `queue` is the device side.
+    pub fn new(queue: DeviceQueue) -> TxRelay {
+        TxRelay(queue)
     }
 
     /// The ring itself: to publish what was given back, and for notifications.
@@ -107,8 +104,8 @@ pub struct RxRelay(DeviceQueue);
 
 impl RxRelay {
     /// The device side of the receive ring at `layout`.
-    pub fn new(memory: Arc<GuestMemory>, layout: QueueLayout, features: QueueFeatures) -> RxRelay {
-        RxRelay(DeviceQueue::new(memory, layout, Direction::Writable, features))
+    pub fn new(queue: DeviceQueue) -> RxRelay {
+        RxRelay(queue)
     }
 
     /// The ring itself: to publish what was filled, and for notifications.
@@ -158,8 +155,11 @@ impl RxRelay {
 mod tests {
     //! A frame of any size goes from a driver's transmit ring to another's receive ring and is the same.
     use super::*;
+    use crate::mem::GuestMemory;
+    use crate::ring::device::Direction;
     use crate::ring::driver::{DriverFeatures, DriverQueue};
     use crate::ring::{QueueAddrs, device};
+    use alloc::sync::Arc;
     use alloc::vec;
     use proptest::prelude::*;
 
@@ -187,7 +187,8 @@ mod tests {
         ) {
             let memory = Arc::new(GuestMemory::anonymous(MEMORY_BYTES));
             let (mut sender, features) = (driver(&memory), device::QueueFeatures::default());
-            let mut tx = TxRelay::new(memory.clone(), sender.layout(), features);
+            let layout = sender.layout();
+            let mut tx = TxRelay::new(DeviceQueue::new(memory.clone(), layout, Direction::Readable, features));
             // SAFETY: the memory is mapped and as long, and nobody reads meanwhile.
             unsafe { memory.translate_whole(RING_BYTES, frame.len() as u32).unwrap().write(&frame) };
             let chain: Vec<_> = (0..parts)
@@ -211,7 +212,8 @@ mod tests {
 
             let memory = Arc::new(GuestMemory::anonymous(MEMORY_BYTES));
             let mut receiver = driver(&memory);
-            let mut rx = RxRelay::new(memory.clone(), receiver.layout(), features);
+            let layout = receiver.layout();
+            let mut rx = RxRelay::new(DeviceQueue::new(memory.clone(), layout, Direction::Writable, features));
             prop_assert_eq!(rx.give(&mut stored), Ok(false));
             let place = |index: u32| RING_BYTES + u64::from(index * buffer_bytes);
             for index in 0..u32::from(SIZE) {

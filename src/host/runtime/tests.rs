@@ -2,6 +2,7 @@
 //! the test wants, and the switch goes on; idle workers do the VMs' work, and end with it.
 
 use super::*;
+use hyper_switch_dataplane::QueuePair;
 use hyper_switch_dataplane::host::CoreSet;
 use hyper_switch_pvnet::guest::workload::{EchoServer, RequestClient, Workload};
 use hyper_switch_pvnet::guest::{Guest, GuestConfig, Hypercall, Poll, Stack};
@@ -49,10 +50,7 @@ fn run_vm<W: Workload>(runtime: &Runtime, n: u16, done: &AtomicBool, work: impl 
     let mut work = work(guest.stack());
     let nic = guest.nic();
     let backend = VmBackend {
-        memory: nic.memory().clone(),
-        tx: nic.tx_layout(),
-        rx: nic.rx_layout(),
-        features: nic.queue_features(),
+        queues: vec![QueuePair::new(nic.memory(), nic.tx_layout(), nic.rx_layout(), nic.queue_features())],
         mergeable: true,
         offloads: nic.offloads(),
     };

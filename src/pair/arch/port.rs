@@ -3,8 +3,8 @@
 use crate::host::GuestBell;
 use crate::pair::trial::Vm;
 use crate::report::VmReport;
-use hyper_switch_dataplane::VmBackend;
 use hyper_switch_dataplane::api::DropReason;
+use hyper_switch_dataplane::{QueuePair, VmBackend};
 use hyper_switch_pvnet::guest::{GuestConfig, Hypercall};
 use hyper_switch_pvnet::header::VNET_HDR_BYTES;
 use hyper_switch_pvnet::ring::relay::{RxRelay, Stored, Taken, TxRelay};
@@ -31,10 +31,11 @@ pub(super) struct Port {
 
 impl Port {
     pub(super) fn new(vm: Vm, rings: VmBackend, bell: Arc<GuestBell>) -> Port {
-        let VmBackend { memory, tx, rx, features, .. } = rings;
+        let [QueuePair { tx, rx, .. }] =
+            <[_; 1]>::try_from(rings.queues).ok().expect("a guest has one queue pair");
         Port {
-            tx: TxRelay::new(memory.clone(), tx, features),
-            rx: RxRelay::new(memory, rx, features),
+            tx: TxRelay::new(tx),
+            rx: RxRelay::new(rx),
             bell,
             report: VmReport { name: vm.name(), ..VmReport::default() },
         }

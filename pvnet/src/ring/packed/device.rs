@@ -98,6 +98,10 @@ impl PackedDevice {
         self.buffers.exchange(memory)
     }
 
+    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
+        self.buffers.memory()
+    }
+
     #[inline]
     pub(crate) fn size(&self) -> u16 {
         self.layout.size()

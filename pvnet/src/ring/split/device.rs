@@ -72,6 +72,10 @@ impl SplitDevice {
         self.buffers.exchange(memory)
     }
 
+    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
+        self.buffers.memory()
+    }
+
     #[inline]
     pub(crate) fn size(&self) -> u16 {
         self.layout.size
