@@ -102,6 +102,8 @@ counters! {
         copies,
         /// Bytes of these copies, `virtio_net_hdr` included.
         copied_bytes,
+        /// Frames among them that were finished or cut in memory of the switch first, for want of an offload.
+        finished,
         /// Entries into the switch to fill its ring: its receive hypercalls.
         entries,
         /// Notifications sent to the VM.
@@ -223,7 +225,7 @@ impl PortCounters {
             ($($field:ident),+ of $part:ident) => { $(self.$part.$field -= base.$part.$field;)+ };
         }
         subtract!(frames, bytes, replicated, forwarded, upcalls, entries, switching_ns of tx);
-        subtract!(offered, frames, bytes, copies, copied_bytes, entries, notifications, copying_ns of rx);
+        subtract!(offered, frames, bytes, copies, copied_bytes, finished, entries, notifications, copying_ns of rx);
         for reason in 0..DROP_REASONS {
             self.tx_drops[reason] -= base.tx_drops[reason];
             self.rx_drops[reason] -= base.rx_drops[reason];

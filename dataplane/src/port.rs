@@ -125,8 +125,17 @@ pub(crate) enum Source {
 
 /// Where a port's frames go.
 pub(crate) enum Sink {
-    Ring { queue: DeviceQueue, mergeable: bool },
+    Ring { queue: DeviceQueue, mergeable: bool, cutting: Cutting },
     Device,
+}
+
+/// How far the first waiting frame has come, if it is cut for its receiver and that had too few buffers for all of it.
+#[derive(Default)]
+pub(crate) struct Cutting {
+    /// Cuts that the receiver has.
+    pub(crate) cuts: u32,
+    /// Bytes written for them.
+    pub(crate) written: u32,
 }
 
 /// A packet that waits for the control plane, or behind one that does.
@@ -227,7 +236,8 @@ impl Port {
             End::Ring { queues: QueuePair { tx, rx, .. }, mergeable, offloads } => {
                 let slots = usize::from(tx.size());
                 ring_sizes = Some((tx.size(), rx.size()));
-                (Source::Ring(tx), Sink::Ring { queue: rx, mergeable }, offloads, None, slots)
+                let cutting = Cutting::default();
+                (Source::Ring(tx), Sink::Ring { queue: rx, mergeable, cutting }, offloads, None, slots)
             }
             End::Device(device) => {
                 let buffers = Buffers::new();

@@ -12,7 +12,7 @@ use hyper_switch_pvnet::MAX_FRAME_BYTES;
 use hyper_switch_pvnet::device::{Device, PushError, PushFrame};
 use hyper_switch_pvnet::header::{F_NEEDS_CSUM, GsoType, Offloads, VNET_HDR_BYTES, VnetHdr};
 use hyper_switch_pvnet::mem::Segment;
-use hyper_switch_pvnet::offload::{self, Segmenter, sum};
+use hyper_switch_pvnet::offload::{self, MAX_HEADER_BYTES, Segmenter, sum};
 use hyper_switch_pvnet::ring::device::MAX_SEGMENTS;
 
 /// A frame as one receiver is to get it.
@@ -55,6 +55,21 @@ impl<'a> View<'a> {
             View { vnet: edited.vnet, header, payload, bytes }
         }
     }
+
+    /// Copies the frame's bytes from `at` on, as many as `into` has, which are not more than there are.
+    fn read(&self, at: u32, into: &mut [u8]) {
+        let header = Segment::new(self.header.as_ptr().cast_mut(), self.header.len() as u32);
+        let (mut before, mut into) = (at, into);
+        for part in core::iter::once(&header).chain(self.payload) {
+            let rest = part.skip(before);
+            before -= part.len() - rest.len();
+            let (now, later) = into.split_at_mut(into.len().min(rest.len() as usize));
+            // SAFETY: the header is borrowed, and the frame is in flight, so its sender's memory is there.
+            unsafe { rest.read(now) };
+            into = later;
+        }
+        debug_assert!(into.is_empty(), "a view has as many bytes as it says");
+    }
 }
 
 /// Room for a frame that must be finished before it is handed over.
@@ -70,34 +85,33 @@ impl Default for Finisher {
 
 impl Finisher {
     /// Hands `emit` what a receiver that takes only the offloads `accept` is to get of `view`: each frame's
-    /// header, first bytes, and remaining bytes. This is the one place where a payload is copied twice. `emit`
-    /// answers whether to go on.
+    /// header, first bytes, and remaining bytes. If it is to be cut, the first `done` cuts are left out. This is the
+    /// one place where a payload is copied twice. `emit` answers whether to go on.
     #[cold]
     pub(super) fn finish(
         &mut self,
         view: &View<'_>,
         accept: Offloads,
+        done: u32,
         mut emit: impl FnMut(&VnetHdr, &[u8], &[u8]) -> bool,
     ) -> Result<(), DropReason> {
-        let frame = self.frame.get_mut(..view.bytes as usize).ok_or(DropReason::TooLong)?;
-        let (header, mut rest) = frame.split_at_mut(view.header.len());
-        header.copy_from_slice(view.header);
-        for segment in view.payload {
-            let (now, later) = rest.split_at_mut(segment.len() as usize);
-            // SAFETY: the frame is in flight, so its sender's memory is there.
-            unsafe { segment.read(now) };
-            rest = later;
-        }
         if view.vnet.gso == GsoType::None {
+            let frame = self.frame.get_mut(..view.bytes as usize).ok_or(DropReason::TooLong)?;
+            view.read(0, frame);
             let mut vnet = view.vnet;
             offload::finish(frame, &mut vnet).map_err(|_| DropReason::OffloadImpossible)?;
             emit(&vnet, frame, &[]);
             return Ok(());
         }
-        let cuts = Segmenter::new(frame, view.bytes, &view.vnet);
+        let mut head = [0; MAX_HEADER_BYTES];
+        let head = &mut head[..MAX_HEADER_BYTES.min(view.bytes as usize)];
+        view.read(0, head);
+        let cuts = Segmenter::new(head, view.bytes, &view.vnet);
         let mut cuts = cuts.map_err(|_| DropReason::OffloadImpossible)?;
+        cuts.skip(done);
         while let Some(mut cut) = cuts.next_cut() {
-            let payload = &frame[cut.payload.start as usize..cut.payload.end as usize];
+            let payload = self.frame.get_mut(..cut.payload.len()).ok_or(DropReason::TooLong)?;
+            view.read(cut.payload.start, payload);
             if !accept.contains(Offloads::CSUM) {
                 cut.finish(sum(payload));
             }
@@ -198,20 +212,21 @@ impl<H: Host> Entry<'_, H> {
         device.push(&frames, &mut outcomes[..frames.len()]);
         drop(frames);
         for ((_, bytes), outcome) in scratch.frames.iter().zip(outcomes) {
-            self.count_pushed(receiver, *bytes, outcome);
+            self.count_pushed(receiver, *bytes, bytes + VNET_HDR_BYTES as u32, outcome);
         }
         scratch.frames.clear();
         scratch.parts.clear();
     }
 
-    fn count_pushed(&mut self, receiver: &Port, bytes: u32, outcome: Result<(), PushError>) {
+    /// Counts a frame of `bytes` for which so many were `written`, or why it was not.
+    fn count_pushed(&mut self, receiver: &Port, bytes: u32, written: u32, outcome: Result<(), PushError>) {
         let counters = self.port_counters(receiver);
         let reason = match outcome {
             Ok(()) => {
                 counters.rx.frames.add(1);
                 counters.rx.bytes.add(bytes.into());
                 counters.rx.copies.add(1);
-                counters.rx.copied_bytes.add(u64::from(bytes) + VNET_HDR_BYTES as u64);
+                counters.rx.copied_bytes.add(written.into());
                 return;
             }
             Err(PushError::Full) => DropReason::DeviceFull,
@@ -234,18 +249,25 @@ impl<H: Host> Entry<'_, H> {
         view: &View<'_>,
     ) {
         let mut outcome = Ok(());
-        let finished = scratch.finisher.finish(view, receiver.offloads, |vnet, head, tail| {
+        let mut written = 0;
+        let finished = scratch.finisher.finish(view, receiver.offloads, 0, |vnet, head, tail| {
             let mut vnet = vnet.encode(0);
             let mut parts = ArrayVec::<Segment, 3>::new();
             parts.push(Segment::new(vnet.as_mut_ptr(), VNET_HDR_BYTES as u32));
             for part in [head, tail].into_iter().filter(|part| !part.is_empty()) {
                 parts.push(Segment::new(part.as_ptr().cast_mut(), part.len() as u32));
             }
+            written += parts.iter().map(|part| part.len()).sum::<u32>();
             device.push(&[PushFrame { parts: &parts }], core::slice::from_mut(&mut outcome));
             outcome.is_ok()
         });
         match finished {
-            Ok(()) => self.count_pushed(receiver, view.bytes, outcome),
+            Ok(()) => {
+                if outcome.is_ok() {
+                    self.port_counters(receiver).rx.finished.add(1);
+                }
+                self.count_pushed(receiver, view.bytes, written, outcome);
+            }
             Err(reason) => self.port_counters(receiver).drop_rx(reason, 1),
         }
     }

@@ -6,7 +6,7 @@ use crate::api::{DropReason, PortId};
 use crate::claim::Word;
 use crate::frame::{Frame, FrameRef, NO_EDIT};
 use crate::host::Host;
-use crate::port::{Port, PortFault, Sink};
+use crate::port::{Cutting, Port, PortFault, Sink};
 use crate::sync::atomic::{Ordering, fence};
 use arrayvec::ArrayVec;
 use hyper_switch_pvnet::header::VNET_HDR_BYTES;
@@ -41,10 +41,11 @@ impl Chains {
     }
 }
 
-/// What was copied: a frame of so many bytes, and the bytes written for it.
+/// What was copied: a frame of so many bytes, the bytes written for it, and whether it was finished first.
 struct Copied {
     frame_bytes: u32,
     written: u32,
+    finished: bool,
 }
 
 /// The `virtio_net_hdr` of a frame that asks for nothing, in one buffer.
@@ -75,12 +76,15 @@ impl<'a, H: Host> Entry<'a, H> {
             {
                 port.exchange.serve_rx(queue);
             }
-            if let Sink::Ring { queue, mergeable } = sink
+            if let Sink::Ring { queue, mergeable, cutting } = sink
                 && port.is_up()
             {
-                self.move_on(cx, port);
+                if self.move_on(cx, port) {
+                    // What was to go on here begins anew elsewhere.
+                    *cutting = Cutting::default();
+                }
                 if word.has(Word::SERVE)
-                    && let Err(fault) = self.fill(cx, port, queue, *mergeable)
+                    && let Err(fault) = self.fill(cx, port, queue, *mergeable, cutting)
                 {
                     self.fail(port, PortFault::RxRing(fault));
                     self.discard(cx, port, DropReason::RxFault, |_, _| true);
@@ -91,7 +95,12 @@ impl<'a, H: Host> Entry<'a, H> {
             if !port.is_up() {
                 self.discard(cx, port, DropReason::PortDown, |_, _| true);
             } else if word.has(Word::EXPIRE) {
-                self.discard(cx, port, DropReason::RxStalled, |entry, waited_ms| entry.is_overdue(waited_ms));
+                let overdue = |entry: &Self, waited_ms| entry.is_overdue(waited_ms);
+                if self.discard(cx, port, DropReason::RxStalled, overdue)
+                    && let Sink::Ring { cutting, .. } = sink
+                {
+                    *cutting = Cutting::default();
+                }
                 let mut oldest = [0];
                 port.waiting.peek(&mut oldest);
                 if let Some(frame) = FrameRef::from_word(oldest[0]) {
@@ -108,6 +117,7 @@ impl<'a, H: Host> Entry<'a, H> {
         port: &Port,
         queue: &mut DeviceQueue,
         mergeable: bool,
+        cutting: &mut Cutting,
     ) -> Result<(), RingFault> {
         let mut left = BUDGET;
         let mut words = [0; BATCH];
@@ -123,7 +133,7 @@ impl<'a, H: Host> Entry<'a, H> {
                 port.wants_notice.store(false, Ordering::Relaxed);
                 continue;
             }
-            let (copied, stopped) = self.copy_batch(cx, port, queue, mergeable, &words[..count]);
+            let (copied, stopped) = self.copy_batch(cx, port, queue, mergeable, cutting, &words[..count]);
             port.shares.taken(&words[..copied]);
             self.entered.copied += copied as u32;
             match stopped {
@@ -155,6 +165,7 @@ impl<'a, H: Host> Entry<'a, H> {
         port: &Port,
         queue: &mut DeviceQueue,
         mergeable: bool,
+        cutting: &mut Cutting,
         words: &[u64],
     ) -> (usize, Option<CopyError>) {
         let counters = self.port_counters(port);
@@ -172,11 +183,14 @@ impl<'a, H: Host> Entry<'a, H> {
             if let Some(written) = unsafe { copy_plain(queue, slot.frame(), frame) } {
                 plain_written += u64::from(written);
             } else {
-                match copy_any(&mut cx.copy, queue, mergeable, port, from, frame) {
+                match copy_any(&mut cx.copy, queue, mergeable, cutting, port, from, frame) {
                     Ok(copied) => {
                         others_copied += 1;
                         others_bytes += u64::from(copied.frame_bytes);
                         others_written += u64::from(copied.written);
+                        if copied.finished {
+                            counters.rx.finished.add(1);
+                        }
                     }
                     Err(CopyError::Drop(reason)) => counters.drop_rx(reason, 1),
                     Err(stop) => {
@@ -223,10 +237,14 @@ impl<'a, H: Host> Entry<'a, H> {
         }
     }
 
-    /// Moves what waits for a lane that is disabled to the enabled ones.
+    /// Moves what waits for a lane that is disabled to the enabled ones. Answers whether there was any.
     #[inline]
-    fn move_on(&mut self, cx: &mut CoreContext, port: &Port) {
-        while !port.is_enabled() && self.move_batch(cx, port) {}
+    fn move_on(&mut self, cx: &mut CoreContext, port: &Port) -> bool {
+        let mut moved = false;
+        while !port.is_enabled() && self.move_batch(cx, port) {
+            moved = true;
+        }
+        moved
     }
 
     #[cold]
@@ -256,22 +274,25 @@ impl<'a, H: Host> Entry<'a, H> {
         count > 0
     }
 
-    /// Drops waiting frames, from the first on, as long as `drops` says so of how long one has waited.
+    /// Drops waiting frames, from the first on, as long as `drops` says so of how long one has waited. Answers
+    /// whether any was dropped.
     fn discard(
         &mut self,
         cx: &mut CoreContext,
         port: &Port,
         reason: DropReason,
         drops: impl Fn(&Self, u16) -> bool,
-    ) {
+    ) -> bool {
         let mut words = [0; BATCH];
+        let mut any = false;
         loop {
             let count = port.waiting.peek(&mut words);
             let frames = words[..count].iter().filter_map(|word| FrameRef::from_word(*word));
             let done = frames.take_while(|frame| drops(self, frame.waited_ms(self.now_ms))).count();
             if done == 0 {
-                return;
+                return any;
             }
+            any = true;
             port.waiting.take(done);
             port.shares.taken(&words[..done]);
             self.port_counters(port).drop_rx(reason, done as u64);
@@ -325,18 +346,20 @@ fn copy_any(
     scratch: &mut CopyScratch,
     queue: &mut DeviceQueue,
     mergeable: bool,
+    cutting: &mut Cutting,
     port: &Port,
     from: &Port,
     frame: FrameRef,
 ) -> Result<Copied, CopyError> {
     // SAFETY: as for `copy_plain`, whose caller's word it is.
     let view = unsafe { View::new(from, frame) }.for_receiver(port.offloads);
-    let written = if port.offloads.accept(&view.vnet) {
-        copy(&mut scratch.chains, queue, mergeable, &view)?
+    let finished = !port.offloads.accept(&view.vnet);
+    let written = if finished {
+        copy_finished(scratch, queue, mergeable, cutting, port, &view)?
     } else {
-        copy_finished(scratch, queue, mergeable, port, &view)?
+        copy(&mut scratch.chains, queue, mergeable, &view)?
     };
-    Ok(Copied { frame_bytes: view.bytes, written })
+    Ok(Copied { frame_bytes: view.bytes, written, finished })
 }
 
 /// The one copy: takes receive buffers for a frame and writes it there. Answers the bytes written.
@@ -414,35 +437,37 @@ fn copy_scattered(
     Ok(total)
 }
 
-/// A frame for a receiver that does not take it as it is.
+/// A frame for a receiver that does not take it as it is. Cuts that find no buffers follow the others when there are some.
 #[cold]
 fn copy_finished(
     scratch: &mut CopyScratch,
     queue: &mut DeviceQueue,
     mergeable: bool,
+    cutting: &mut Cutting,
     port: &Port,
     view: &View<'_>,
 ) -> Result<u32, CopyError> {
     let CopyScratch { chains, finisher } = scratch;
-    let mut written = 0;
     let mut failed = None;
-    let finished = finisher.finish(view, port.offloads, |vnet, head, tail| {
+    let finished = finisher.finish(view, port.offloads, cutting.cuts, |vnet, head, tail| {
         let bytes = (head.len() + tail.len()) as u32;
         let tail = [Segment::new(tail.as_ptr().cast_mut(), tail.len() as u32)];
         let payload = if tail[0].is_empty() { &[] } else { &tail[..] };
         match copy(chains, queue, mergeable, &View { vnet: *vnet, header: head, payload, bytes }) {
-            Ok(bytes) => written += bytes,
+            Ok(bytes) => {
+                cutting.cuts += 1;
+                cutting.written += bytes;
+            }
             Err(error) => failed = Some(error),
         }
         failed.is_none()
     });
-    match (finished, failed) {
-        (Err(reason), _) => Err(CopyError::Drop(reason)),
-        // Some wire frames are there already and must not come twice: the rest is lost, as on a wire.
-        (_, Some(CopyError::NoBuffers)) if written > 0 => Err(CopyError::Drop(DropReason::RxStalled)),
-        (_, Some(error)) => Err(error),
-        _ => Ok(written),
+    if let (Ok(()), Some(CopyError::NoBuffers)) = (&finished, &failed) {
+        return Err(CopyError::NoBuffers);
     }
+    let Cutting { written, .. } = core::mem::take(cutting);
+    finished.map_err(CopyError::Drop)?;
+    failed.map_or(Ok(written), Err)
 }
 
 /// Writes a header of known small sizes without a call.

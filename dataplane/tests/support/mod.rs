@@ -4,6 +4,7 @@
 pub mod device;
 #[cfg(not(loom))]
 pub mod pages;
+pub mod shape;
 
 use hyper_switch_dataplane::api::{
     Action, DropReason, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, VlanMode,
@@ -18,7 +19,7 @@ use hyper_switch_dataplane::{
 use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES, VnetHdr};
 use hyper_switch_pvnet::mem::{GuestMemory, Segment};
 use hyper_switch_pvnet::ring::device::QueueFeatures;
-use hyper_switch_pvnet::ring::driver::{DriverFeatures, DriverQueue};
+use hyper_switch_pvnet::ring::driver::{DriverFeatures, DriverQueue, IndirectTables};
 use hyper_switch_pvnet::ring::{QueueAddrs, QueueLayout, RingFormat};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -104,7 +105,10 @@ pub struct VmConfig {
     pub rx_buffer_bytes: u32,
     /// Receive buffers that are posted from the start.
     pub posted: u16,
+    /// Descriptors that each buffer is spread over.
+    pub pieces: u16,
     pub event_idx: bool,
+    pub indirect: bool,
     pub mergeable: bool,
     pub offloads: Offloads,
 }
@@ -116,10 +120,19 @@ impl Default for VmConfig {
             slots: SLOTS,
             rx_buffer_bytes: BUFFER_BYTES,
             posted: u16::MAX,
+            pieces: 1,
             event_idx: true,
+            indirect: false,
             mergeable: true,
             offloads: Offloads::ALL,
         }
+    }
+}
+
+impl VmConfig {
+    /// Descriptors of the ring itself that each buffer takes.
+    pub fn ring_descriptors(&self) -> u16 {
+        if self.indirect { 1 } else { self.pieces }
     }
 }
 
@@ -148,17 +161,20 @@ impl TestVm {
     /// [connected](TestVm::connect).
     pub fn new(config: VmConfig, memory: impl FnOnce(usize) -> GuestMemory) -> TestVm {
         let ring_bytes = QueueLayout::bytes(config.slots).next_multiple_of(4096);
-        let tx_buffers = 2 * ring_bytes;
+        let table_bytes = IndirectTables::bytes(config.pieces, config.slots);
+        let tx_buffers = 2 * (ring_bytes + table_bytes);
         let rx_buffers = tx_buffers + u64::from(config.slots) * u64::from(BUFFER_BYTES);
         let bytes = rx_buffers + u64::from(config.slots) * u64::from(config.rx_buffer_bytes);
         let memory = Arc::new(memory(bytes as usize));
         let tx_addrs = QueueAddrs::contiguous(0, config.slots);
         let rx_addrs = QueueAddrs::contiguous(ring_bytes, config.slots);
-        let queue = |addrs| {
-            let features = DriverFeatures { event_idx: config.event_idx, indirect: None };
+        let queue = |addrs, tables| {
+            let indirect = IndirectTables { addr: tables, entries: config.pieces };
+            let indirect = config.indirect.then_some(indirect);
+            let features = DriverFeatures { event_idx: config.event_idx, indirect };
             DriverQueue::with_format(config.ring, &memory, config.slots, addrs, features).unwrap()
         };
-        let (tx, rx) = (queue(tx_addrs), queue(rx_addrs));
+        let (tx, rx) = (queue(tx_addrs, 2 * ring_bytes), queue(rx_addrs, 2 * ring_bytes + table_bytes));
         let free = (0..config.slots).rev().collect();
         let unposted = (0..config.slots).rev().collect();
         let mut vm = TestVm {
@@ -232,10 +248,27 @@ impl TestVm {
     pub fn post(&mut self, buffers: u16) -> bool {
         for _ in 0..buffers {
             let Some(slot) = self.unposted.pop() else { break };
-            let buffer = (self.rx_addr(slot), self.config.rx_buffer_bytes);
-            self.rx.add(&[], &[buffer], slot).unwrap();
+            let pieces = self.pieces(self.rx_addr(slot), self.config.rx_buffer_bytes);
+            if self.rx.add(&[], &pieces, slot).is_err() {
+                self.unposted.push(slot);
+                break;
+            }
         }
         self.rx.publish()
+    }
+
+    /// A buffer's descriptors. They lie in memory the other way round, so that nothing works by accident that takes
+    /// one for the continuation of another.
+    fn pieces(&self, addr: u64, bytes: u32) -> Vec<(u64, u32)> {
+        let piece = bytes.div_ceil(self.config.pieces.into()).max(1);
+        let starts = (0..bytes).step_by(piece as usize);
+        starts
+            .map(|at| (bytes - at).min(piece))
+            .scan(bytes, |end, piece| {
+                *end -= piece;
+                Some((addr + u64::from(*end), piece))
+            })
+            .collect()
     }
 
     /// Writes bytes to the VM's memory.
@@ -267,9 +300,17 @@ impl TestVm {
     /// Puts any bytes, header and all, into the transmit ring.
     pub fn send_raw(&mut self, bytes: &[u8]) -> bool {
         let Some(slot) = self.free.pop() else { return false };
-        let addr = self.tx_addr(slot);
-        self.poke(addr, bytes);
-        self.tx.add(&[(addr, bytes.len() as u32)], &[], slot).unwrap();
+        let pieces = self.pieces(self.tx_addr(slot), bytes.len() as u32);
+        let mut rest = bytes;
+        for (addr, piece) in &pieces {
+            let (now, later) = rest.split_at(*piece as usize);
+            self.poke(*addr, now);
+            rest = later;
+        }
+        if self.tx.add(&pieces, &[], slot).is_err() {
+            self.free.push(slot);
+            return false;
+        }
         self.tx.publish();
         true
     }
@@ -310,6 +351,7 @@ impl TestVm {
             }
             let buffers = u16::from_le_bytes([bytes[10], bytes[11]]);
             let vnet = VnetHdr::decode(bytes[..VNET_HDR_BYTES].try_into().unwrap()).unwrap();
+            assert!(buffers == 1 || self.config.mergeable, "one buffer, as merging was not negotiated");
             let taken = bytes.len().div_ceil(self.config.rx_buffer_bytes as usize) as u16;
             for _ in taken..buffers {
                 bytes.extend(self.take_buffer().expect("as many buffers as the header says"));
@@ -322,7 +364,13 @@ impl TestVm {
     fn take_buffer(&mut self) -> Option<Vec<u8>> {
         let used = self.rx.pop_used().unwrap()?;
         self.unposted.push(used.token);
-        Some(self.peek(self.rx_addr(used.token), used.bytes as usize))
+        let mut left = used.bytes;
+        let mut bytes = Vec::with_capacity(used.bytes as usize);
+        for (addr, piece) in self.pieces(self.rx_addr(used.token), self.config.rx_buffer_bytes) {
+            bytes.extend(self.peek(addr, left.min(piece) as usize));
+            left -= left.min(piece);
+        }
+        Some(bytes)
     }
 
     /// The MAC address that [`frame`] gives this VM.

@@ -215,6 +215,13 @@ impl Segmenter {
         self.next.map_or(0, |next| (self.frame_bytes - next).div_ceil(self.gso_size).max(1))
     }
 
+    /// Leaves out the next `cuts` wire frames: all that there are, if there are no more.
+    pub fn skip(&mut self, cuts: u32) {
+        let Some(next) = self.next.filter(|_| cuts > 0) else { return };
+        let after = cuts.checked_mul(self.gso_size).and_then(|bytes| next.checked_add(bytes));
+        self.next = after.filter(|after| *after < self.frame_bytes);
+    }
+
     /// The next wire frame. Its headers are overwritten by the one after it.
     pub fn next_cut(&mut self) -> Option<Cut<'_>> {
         let start = self.next?;

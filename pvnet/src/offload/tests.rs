@@ -528,6 +528,13 @@ proptest! {
         }
         prop_assert_eq!(segmenter.remaining(), 0);
         prop_assert!(segmenter.next_cut().is_none() && partial.next().is_none());
+        for left_out in 0..=finished.len() {
+            let mut segmenter = Segmenter::new(head, frame.len() as u32, &header).unwrap();
+            segmenter.skip(left_out as u32);
+            prop_assert_eq!(segmenter.remaining() as usize, finished.len() - left_out);
+            let next = segmenter.next_cut().map(|cut| cut.headers.len());
+            prop_assert_eq!(next, finished.get(left_out).map(|_| shape.header_bytes()));
+        }
     }
 
     #[test]
