@@ -1,5 +1,9 @@
 //! The command line: what the user may say, and what is made of it.
 
+mod vm;
+
+pub use vm::{AccelChoice, VmOptions};
+
 use crate::config::{self, CommandLine, ConfigFile, RunOptions};
 use crate::core_list::CoreList;
 use crate::ctl::{protocol::Query, socket};
@@ -8,6 +12,7 @@ use crate::experiment::{Matrix, Point};
 use crate::log_filter::LogFilter;
 use crate::optimisations::{OptimisationSet, SetError};
 use crate::port_spec::PortSpec;
+use crate::vm::workload::Part;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hyper_switch_dataplane::policy::notification;
 use hyper_switch_pvnet::guest::{doorbell, raw};
@@ -25,7 +30,7 @@ pub const FRAME_BYTES: RangeInclusive<usize> = 60..=1514;
 const ENTRY_COST_NS: u64 = 1_000_000;
 
 /// What the user wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Invocation {
     /// Which log events to show.
     pub log: LogFilter,
@@ -34,14 +39,18 @@ pub struct Invocation {
 }
 
 /// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Run a switch until it is told to stop.
     Run(RunOptions),
     /// Measure pairs of VMs that talk to each other.
     Pair(PairOptions),
+    /// Boot two guests on a switch.
+    Vm(VmOptions),
     /// Ask a running switch.
     Ctl(CtlOptions),
+    /// Play a part inside a guest of `vm`.
+    Guest(Part),
 }
 
 /// What `hyper-switch pair` is to do.
@@ -158,7 +167,7 @@ struct Cli {
     /// Which log events to show on standard error, as in warn,hyper_switch=debug
     ///
     /// Without it the environment variable RUST_LOG decides, then the configuration file; else it is `info`
-    /// for `run` and `warn` for the rest.
+    /// for `run` and `vm`, and `warn` for the rest.
     #[arg(long, global = true, value_name = "FILTER", display_order = 100)]
     log: Option<LogFilter>,
 
@@ -174,9 +183,15 @@ enum Subcommands {
     /// Measure pairs of VMs that talk to each other across the switch
     #[command(after_help = PAIR_EXAMPLES)]
     Pair(PairArgs),
+    /// Boot two small Linux guests in QEMU on a switch, and measure what they do with each other
+    #[command(after_help = vm::EXAMPLES)]
+    Vm(vm::VmArgs),
     /// Ask a running switch what it has and does
     #[command(after_help = CTL_EXAMPLES)]
     Ctl(CtlArgs),
+    /// Play a part inside a guest of `vm`
+    #[command(hide = true)]
+    Guest(vm::GuestArgs),
 }
 
 #[derive(Args)]
@@ -309,6 +324,8 @@ fn top_help() -> String {
 Examples:
   Throughput and latency between two VMs in this process:
       hyper-switch pair
+  The same between two Linux guests in QEMU:
+      hyper-switch vm
   A switch with two TAP ports, and a look at what it learned:
       hyper-switch run --port tap:hp0 --port tap:hp1
       hyper-switch ctl flows
@@ -421,9 +438,11 @@ impl Invocation {
                 (Command::Run(RunOptions::combine(line, file)?), file_log)
             }
             Subcommands::Pair(args) => (Command::Pair(args.into_options()?), None),
+            Subcommands::Vm(args) => (Command::Vm(args.into_options()?), None),
             Subcommands::Ctl(args) => (Command::Ctl(args.into_options()), None),
+            Subcommands::Guest(args) => (Command::Guest(args.part), None),
         };
-        let default = if matches!(command, Command::Run(_)) { "info" } else { "warn" };
+        let default = if matches!(command, Command::Run(_) | Command::Vm(_)) { "info" } else { "warn" };
         Ok(Invocation { log: log_filter(cli.log, file_log, default)?, command })
     }
 }

@@ -10,6 +10,7 @@
 //! | [`report`], [`progress`] | what `pair` and `run` show at the end, and on the way there |
 //! | [`daemon`] | what `run` runs |
 //! | [`pair`] | what `pair` measures |
+//! | [`vm`] | two Linux guests in QEMU on a switch |
 //! | [`host`] | the thread host: workers, service, control plane |
 //! | [`experiment`] | what a matrix of measurements came to: table, CSV, JSON, a page with figures |
 //! | [`plot`] | figures as SVG |
@@ -37,3 +38,4 @@ pub mod port_spec;
 pub mod progress;
 pub mod report;
 pub mod table;
+pub mod vm;

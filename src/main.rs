@@ -5,7 +5,7 @@
 use hyper_switch::cli::{Command, CtlOptions, Invocation, PairOptions};
 use hyper_switch::ctl::{client, render};
 use hyper_switch::exit::{Failure, FailureKind};
-use hyper_switch::{daemon, pair};
+use hyper_switch::{daemon, pair, vm};
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
@@ -30,6 +30,14 @@ fn execute(invocation: Invocation) -> Result<(), Failure> {
             let report = pair::run(&options)?;
             if options.json { print_json(&report) } else { print(&report.render()) }
         }
+        Command::Vm(options) if options.print_command => print(&vm::commands(&options)?),
+        Command::Vm(options) => {
+            let report = vm::run(&options)?;
+            if options.json { print_json(&report) } else { print(&report.render()) }
+        }
+        Command::Guest(part) => part
+            .play(&mut std::io::stdout().lock())
+            .map_err(|error| Failure::from_io(format_args!("cannot {}", part.name()), &error)),
     }
 }
 

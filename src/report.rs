@@ -103,7 +103,7 @@ impl VmReport {
 }
 
 /// A number to one, two or three decimals, or a dash.
-fn measured(value: Option<f64>, decimals: usize) -> String {
+pub(crate) fn measured(value: Option<f64>, decimals: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.decimals$}"))
 }
 
