@@ -163,9 +163,10 @@ pub fn accel(setup: &Setup, interrupt: &Receiver<()>) -> Result<Accel, Failure> 
     let mut probe = Guest::start(&setup.qemu, machine, folder.path(), None, interrupt.clone())?;
     match probe.ready(KVM_BOOT) {
         Ok(()) => Ok(Accel::Kvm),
-        Err(_) if interrupt.try_recv().is_ok() => Err(interrupted()),
+        Err(failure) if failure == interrupted() => Err(failure),
         Err(failure) => {
-            tracing::info!(%failure, "no guest boots under KVM within {KVM_BOOT:?}: QEMU translates");
+            let why = failure.message.lines().next().unwrap_or_default();
+            tracing::info!(why, "no guest boots under KVM: QEMU translates");
             Ok(Accel::Tcg)
         }
     }

@@ -4,6 +4,7 @@ use crate::exit::{Failure, FailureKind};
 use crossbeam_channel::{Receiver, Sender, after, select, unbounded};
 use hyper_switch_pvnet::namespace::Namespace;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::time::Instant;
 
@@ -49,6 +50,8 @@ impl Process {
         let program = command.get_program().display().to_string();
         let cannot =
             |error: &io::Error| Failure::from_io(format_args!("{what}: cannot start {program}"), error);
+        // A user's Ctrl-C is for us, who then end it.
+        command.process_group(0);
         // A process starts in the namespace of the thread that starts it.
         let spawned = match namespace {
             None => command.spawn(),
