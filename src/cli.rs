@@ -592,12 +592,12 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    fn command(line: &str) -> Command {
+    pub(super) fn command(line: &str) -> Command {
         let words = std::iter::once("hyper-switch").chain(line.split_whitespace());
         Invocation::from_cli(Cli::try_parse_from(words).expect(line)).expect(line).command
     }
 
-    fn refusal(line: &str) -> String {
+    pub(super) fn refusal(line: &str) -> String {
         let words = std::iter::once("hyper-switch").chain(line.split_whitespace());
         match Cli::try_parse_from(words) {
             Err(error) => error.to_string(),

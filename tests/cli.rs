@@ -33,7 +33,9 @@ fn run(arguments: &[&str]) -> Said {
 fn help_teaches() {
     let said = run(&["--help"]);
     assert_eq!((said.code, said.err.as_str()), (0, ""));
-    for part in ["run", "pair", "ctl", "Examples:", "Exit codes:", "  0  success", "  6  no daemon answers"] {
+    for part in
+        ["run", "pair", "vm", "ctl", "Examples:", "Exit codes:", "  0  success", "  6  no daemon answers"]
+    {
         assert!(said.out.contains(part), "{part}: {}", said.out);
     }
     let run_help = run(&["run", "--help"]).out;
@@ -115,6 +117,19 @@ error: two ports are named `a`: `--port` number 1 of the command line, and s.tom
 help: give one of them another name with `name=`
 ";
     assert_eq!((said.code, said.err.as_str()), (3, expected));
+}
+
+/// Without QEMU `vm` says how to get it.
+#[test]
+fn vm_without_qemu_says_how_to_get_it() {
+    let program = env!("CARGO_BIN_EXE_hyper-switch");
+    let output = Command::new(program).arg("vm").env("PATH", "").env_remove("RUST_LOG").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said.starts_with("error: there is no qemu-system-x86_64 for the guests\nhelp: on Debian, "),
+        "{said}"
+    );
 }
 
 /// A log filter in the environment that is none is refused like one on the command line.

@@ -148,3 +148,64 @@ impl VmArgs {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Command;
+    use crate::cli::tests::{command, refusal};
+
+    /// `vm` has the documented defaults, and each option arrives.
+    #[test]
+    fn vm_is_read() {
+        let mut expected = VmOptions {
+            accel: AccelChoice::Auto,
+            backend: Backend::VhostUser,
+            ring: RingFormat::Split,
+            queues: 1,
+            duration: Duration::from_secs(5),
+            kernel: None,
+            busybox: None,
+            qemu: None,
+            fetch: false,
+            print_command: false,
+            json: false,
+        };
+        assert_eq!(command("vm"), Command::Vm(expected.clone()));
+        expected.accel = AccelChoice::Tcg;
+        expected.ring = RingFormat::Packed;
+        expected.queues = 8;
+        expected.fetch = true;
+        expected.print_command = true;
+        let line = "vm --accel tcg --ring packed --queues 8 --fetch --print-command";
+        assert_eq!(command(line), Command::Vm(expected));
+    }
+
+    /// What excludes each other, or is out of bounds, is refused.
+    #[test]
+    fn nonsense_is_refused() {
+        for (line, part) in [
+            ("vm --queues 9", "9 is not in 1..=8"),
+            ("vm --queues 2 --backend tap", "--queues is for vhost-user"),
+            ("vm --accel xen", "[possible values: auto, kvm, tcg]"),
+            ("vm --fetch --kernel /k", "cannot be used with"),
+            ("vm --json --print-command", "cannot be used with"),
+        ] {
+            let text = refusal(line);
+            assert!(text.contains(part), "{line}: {text}");
+        }
+    }
+
+    /// A guest's part is read, as the steps of `vm` write it.
+    #[test]
+    fn parts_are_read() {
+        let to = [10, 77, 0, 2].into();
+        for (line, part) in [
+            ("guest sink", Part::Sink),
+            ("guest source 10.77.0.2 0.5", Part::Source { to, seconds: 0.5 }),
+            ("guest receive 10000", Part::Receive { datagrams: 10_000 }),
+        ] {
+            assert_eq!(command(line), Command::Guest(part));
+        }
+    }
+}

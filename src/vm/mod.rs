@@ -81,8 +81,8 @@ pub fn run(options: &VmOptions) -> Result<GuestsReport, Failure> {
     Ok(GuestsReport { kernel, accel, backend, ring, queues, ping, workloads, ports })
 }
 
-/// The commands that start the switch and the guests by hand, ready to be pasted, a shell each. The guests' file system,
-/// which they name, is written to the cache.
+/// The commands that start the switch and the guests by hand, ready to be pasted, a shell each and in this order. The
+/// guests' file system, which they name, is written to the cache.
 ///
 /// # Errors
 /// As [`run`], before it boots a guest.

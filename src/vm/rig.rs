@@ -133,7 +133,7 @@ impl Rig {
         };
         setup.write_image(folder.path())?;
         let start_switch = || switch(&setup, folder.path(), namespace.as_ref(), interrupt.clone());
-        // QEMU waits for a socket, but packet sockets want an interface that is there.
+        // QEMU wants a socket on which somebody listens, and a packet socket an interface that is there.
         let mut first = match setup.backend {
             Backend::VhostUser => Some(start_switch()?),
             Backend::Tap => None,

@@ -268,3 +268,65 @@ fn receive(socket: &UdpSocket, datagrams: u64) -> io::Result<Measured> {
         ..Measured::new(Workload::Udp, elapsed)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two ends of a connection within this machine.
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    /// Runs both ends at the same time.
+    fn both<T>(client: impl FnOnce() -> io::Result<()> + Send, server: impl FnOnce() -> T) -> T {
+        thread::scope(|scope| {
+            let client = scope.spawn(client);
+            let served = server();
+            client.join().unwrap().unwrap();
+            served
+        })
+    }
+
+    /// A stream is measured; one with a byte that is not of it is an error that says where.
+    #[test]
+    fn a_stream_is_measured_and_a_corrupt_one_refused() {
+        let (client, server) = connection();
+        let measured = both(|| source(client, Duration::from_millis(20)), || sink(server)).unwrap();
+        assert_eq!(measured.workload, Workload::Stream);
+        assert!(measured.throughput_gbps > Some(0.0), "{measured:?}");
+
+        let (mut client, server) = connection();
+        let error = both(move || client.write_all(&[0; 100]), || sink(server)).unwrap_err();
+        assert_eq!(error.to_string(), "the stream is corrupt behind byte 0");
+    }
+
+    /// Answers are timed; a wrong one is an error.
+    #[test]
+    fn requests_are_timed_and_wrong_answers_refused() {
+        let (client, server) = connection();
+        let measured = both(|| echo(server), || ask(client, Duration::from_millis(20))).unwrap();
+        assert!(measured.transactions_per_s > Some(0.0), "{measured:?}");
+        assert!(measured.p50_us > Some(0.0) && measured.p50_us <= measured.max_us, "{measured:?}");
+
+        let (client, mut server) = connection();
+        let error = both(move || server.write_all(&[7]), || ask(client, Duration::from_secs(20)));
+        assert_eq!(error.unwrap_err().to_string(), "answer 0 is not the question");
+    }
+
+    /// Datagrams are counted, at the rate at which they are sent.
+    #[test]
+    fn datagrams_are_counted() {
+        let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let per_s = NonZeroU64::new(1_000).unwrap();
+        let measured = both(|| send(&sender, 21, per_s), || receive(&receiver, 21)).unwrap();
+        assert_eq!((measured.lost, measured.reordered), (Some(0), Some(0)));
+        assert!(measured.transactions_per_s > Some(0.0), "{measured:?}");
+        sender.send(b"short").unwrap();
+        assert_eq!(receive(&receiver, 1).unwrap_err().to_string(), "a datagram of 5 bytes");
+    }
+}
