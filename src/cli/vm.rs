@@ -106,7 +106,7 @@ pub(super) struct GuestArgs {
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  Two guests, with a kernel that is fetched if this machine has none (Debian):
+  Two guests, with a kernel that is fetched first (Debian):
       apt-get install qemu-system-x86 busybox-static
       hyper-switch vm --fetch
   Several queues and the packed ring:

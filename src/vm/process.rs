@@ -4,12 +4,14 @@ use crate::exit::{Failure, FailureKind};
 use crossbeam_channel::{Receiver, Sender, after, select, unbounded};
 use hyper_switch_pvnet::namespace::Namespace;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The most bytes of a line; a longer one is taken for several.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
+
+/// How much later than a process of ours we may be told of a user's Ctrl-C.
+const CTRL_C: Duration = Duration::from_millis(200);
 
 /// A process and the lines that it writes. Dropped, it is killed.
 pub struct Process {
@@ -50,8 +52,6 @@ impl Process {
         let program = command.get_program().display().to_string();
         let cannot =
             |error: &io::Error| Failure::from_io(format_args!("{what}: cannot start {program}"), error);
-        // A user's Ctrl-C is for us, who then end it.
-        command.process_group(0);
         // A process starts in the namespace of the thread that starts it.
         let spawned = match namespace {
             None => command.spawn(),
@@ -73,9 +73,17 @@ impl Process {
     /// There is none until the deadline, or none to come.
     pub fn line(&self, until: Instant) -> Result<String, Silence> {
         select! {
-            recv(self.lines) -> line => line.map_err(|_| Silence::Ended),
+            recv(self.lines) -> line => line.map_err(|_| self.ended()),
             recv(self.interrupt) -> _ => Err(Silence::Interrupted),
             recv(after(until.saturating_duration_since(Instant::now()))) -> _ => Err(Silence::Late),
+        }
+    }
+
+    /// Why the process has ended: a user's Ctrl-C goes to it as to us, and may have reached it first.
+    fn ended(&self) -> Silence {
+        match self.interrupt.recv_timeout(CTRL_C) {
+            Ok(()) => Silence::Interrupted,
+            Err(_) => Silence::Ended,
         }
     }
 
@@ -141,7 +149,6 @@ pub fn output_of(command: &mut Command) -> Result<Vec<u8>, Failure> {
 mod tests {
     use super::*;
     use std::process::Stdio;
-    use std::time::Duration;
 
     fn shell(script: &str, interrupt: Receiver<()>) -> Process {
         let mut command = Command::new("sh");
@@ -164,11 +171,14 @@ mod tests {
     #[test]
     fn waits_end() {
         let (interrupt, interrupted) = unbounded();
-        let process = shell("exec cat", interrupted);
+        let process = shell("exec cat", interrupted.clone());
         assert_eq!(process.line(Instant::now()), Err(Silence::Late));
         interrupt.send(()).unwrap();
         let until = Instant::now() + Duration::from_secs(20);
         assert_eq!(process.line(until), Err(Silence::Interrupted));
+        interrupt.send(()).unwrap();
+        let ended = shell("exit", interrupted);
+        assert_eq!(ended.line(until), Err(Silence::Interrupted), "whichever is seen first");
     }
 
     /// A program that is not there is named, and what a failed one complained of is shown.
