@@ -11,6 +11,7 @@ mod support;
 use hyper_switch_dataplane::SwitchConfig;
 use hyper_switch_dataplane::api::{Action, DropReason, PortId};
 use hyper_switch_pvnet::header::{F_DATA_VALID, Offloads, VNET_HDR_BYTES, VnetHdr};
+use hyper_switch_pvnet::ring::RingFormat;
 use std::sync::Arc;
 use support::device::ScriptedDevice;
 use support::shape::{Ask, Shape};
@@ -25,6 +26,7 @@ enum Kind {
 
 /// A large buffer each.
 const WHOLE: VmConfig = VmConfig {
+    ring: RingFormat::Split,
     slots: 64,
     rx_buffer_bytes: support::BUFFER_BYTES,
     posted: u16::MAX,
@@ -35,14 +37,16 @@ const WHOLE: VmConfig = VmConfig {
     offloads: Offloads::NONE,
 };
 
+const PACKED: VmConfig = VmConfig { ring: RingFormat::Packed, ..WHOLE };
+
 /// The kinds of ports. Receive buffers that are merged are as small as drivers make them; 64 of them are enough for
 /// the longest frame.
 const KINDS: [(&str, Kind); 7] = [
     ("device", Kind::Device),
     ("whole buffers", Kind::Ring(WHOLE)),
     ("buffers of three descriptors, flags", Kind::Ring(VmConfig { pieces: 3, event_idx: false, ..WHOLE })),
-    ("indirect buffers of 18 descriptors", Kind::Ring(VmConfig { pieces: 18, indirect: true, ..WHOLE })),
-    ("merged buffers", Kind::Ring(VmConfig { rx_buffer_bytes: 1526, mergeable: true, ..WHOLE })),
+    ("indirect buffers of 18 descriptors", Kind::Ring(VmConfig { pieces: 18, indirect: true, ..PACKED })),
+    ("merged buffers", Kind::Ring(VmConfig { rx_buffer_bytes: 1526, mergeable: true, ..PACKED })),
     (
         "merged indirect buffers, flags",
         Kind::Ring(VmConfig {

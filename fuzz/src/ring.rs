@@ -11,7 +11,7 @@ use super::support::{Bench, TestVm, VmConfig, basic, combinations, frame};
 use hyper_switch_dataplane::PortState;
 use hyper_switch_dataplane::SwitchConfig;
 use hyper_switch_dataplane::api::Action;
-use hyper_switch_pvnet::ring::QueueAddrs;
+use hyper_switch_pvnet::ring::{QueueAddrs, RingFormat};
 use std::time::Duration;
 
 const SLOTS: u16 = 16;
@@ -59,6 +59,7 @@ pub fn run(input: &[u8]) {
 impl Stage {
     fn new(features: u8, more: u8) -> Stage {
         let config = VmConfig {
+            ring: RingFormat::Split,
             slots: SLOTS,
             rx_buffer_bytes: [100, 1526, 4096, super::support::BUFFER_BYTES][usize::from(features & 3)],
             event_idx: features & 4 != 0,
@@ -75,6 +76,7 @@ impl Stage {
             max_flows: 16,
             rx_queue_frames: 16,
             held_frames: 4,
+            upcalls: 4,
             optimisations,
             ..basic()
         });

@@ -315,8 +315,8 @@ struct Sender<'a> {
     slots: ArrayVec<u16, BATCH>,
 }
 
-/// The one copy of the usual frame, which asks for nothing and is sent as it came, into one buffer that has room for
-/// it. Answers the bytes written; for any other frame or buffer nothing is done.
+/// The one copy of the usual frame, which asks for nothing and is sent as it came, into one buffer of the usual ring that
+/// has room for it. Answers the bytes written; for any other frame, ring or buffer nothing is done.
 ///
 /// # Safety
 /// `frame` stands for a copy that the caller is to make, of `whole`.
@@ -326,6 +326,7 @@ unsafe fn copy_plain(queue: &mut DeviceQueue, whole: &Frame, frame: FrameRef) ->
     if !is_plain {
         return None;
     }
+    let queue = queue.as_split()?;
     let total = whole.bytes + VNET_HDR_BYTES as u32;
     let (head, buffer) = queue.pop_single(total)?;
     // SAFETY: the buffer was translated just now and is long enough; the frame is in flight (all writes).

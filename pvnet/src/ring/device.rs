@@ -14,7 +14,7 @@ use super::layout::{DESC_WRITE, Parts, QueueLayout};
 use super::packed::device::PackedDevice;
 use super::position::{Position, PositionError};
 use super::recorded::RecordedDevice;
-use super::split::device::SplitDevice;
+pub use super::split::device::SplitDevice;
 use super::suppression::Suppression;
 use crate::mem::{GuestMemory, MemoryFault, Segment};
 use alloc::boxed::Box;
@@ -172,6 +172,16 @@ impl DeviceQueue {
         DeviceQueue { format: Format::Recorded(Box::new(RecordedDevice::new(queue, record))) }
     }
 
+    /// The queue itself, if it is a split one without a record: the usual queue, for a loop in which calls for the other
+    /// formats would take registers from what is done for each frame.
+    #[inline(always)]
+    pub fn as_split(&mut self) -> Option<&mut SplitDevice> {
+        match &mut self.format {
+            Format::Split(queue) => Some(queue),
+            _ => None,
+        }
+    }
+
     /// Where the queue stands, once all chains that were taken were given back and published.
     pub fn position(&self) -> Position {
         each!(&self.format, queue => queue.position())
@@ -287,18 +297,8 @@ impl DeviceQueue {
 
     /// Gives the chain at `head` back, with `bytes` written to it (0 for a transmit chain). The driver sees
     /// it after [`DeviceQueue::publish`].
-    #[inline(always)]
+    #[inline]
     pub fn push_used(&mut self, head: u16, bytes: u32) {
-        match &mut self.format {
-            Format::Split(queue) => queue.push_used(head, bytes),
-            _ => self.push_used_of_others(head, bytes),
-        }
-    }
-
-    /// As [`DeviceQueue::pop_single_of_others`].
-    #[cold]
-    #[inline(never)]
-    fn push_used_of_others(&mut self, head: u16, bytes: u32) {
         each!(&mut self.format, queue => queue.push_used(head, bytes));
     }
 

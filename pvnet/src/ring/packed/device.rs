@@ -314,7 +314,11 @@ impl PackedDevice {
 
     #[inline]
     fn want_kicks(&self, event: Event) {
-        self.layout.device_event().store(event.0.to_le(), Ordering::Relaxed);
+        let wish = self.layout.device_event();
+        // A store would take the line from the driver, which reads it all the time.
+        if wish.load(Ordering::Relaxed) != event.0.to_le() {
+            wish.store(event.0.to_le(), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn enable_kicks(&mut self) -> Result<bool, RingFault> {

@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, fence};
 
 /// The device side of one split queue: its methods are those of [`DeviceQueue`](crate::ring::device::DeviceQueue).
-pub(crate) struct SplitDevice {
+pub struct SplitDevice {
     layout: SplitLayout,
     buffers: Buffers,
     features: QueueFeatures,
@@ -117,8 +117,9 @@ impl SplitDevice {
         Ok(head)
     }
 
+    /// [`DeviceQueue::pop_single`](crate::ring::device::DeviceQueue::pop_single).
     #[inline(always)]
-    pub(crate) fn pop_single(&mut self, bytes: u32) -> Option<(u16, Segment)> {
+    pub fn pop_single(&mut self, bytes: u32) -> Option<(u16, Segment)> {
         if self.next_avail == self.seen_avail {
             return None;
         }
@@ -204,8 +205,9 @@ impl SplitDevice {
         Err(RingFault::ChainTooLong)
     }
 
+    /// [`DeviceQueue::push_used`](crate::ring::device::DeviceQueue::push_used).
     #[inline]
-    pub(crate) fn push_used(&mut self, head: u16, bytes: u32) {
+    pub fn push_used(&mut self, head: u16, bytes: u32) {
         self.layout.store_used(self.next_used, head, bytes);
         self.next_used = self.next_used.wrapping_add(1);
     }
@@ -265,8 +267,10 @@ impl SplitDevice {
     #[inline]
     pub(crate) fn disable_kicks(&mut self) {
         // With event index there is nothing to do: the event lies behind and is not passed again.
-        if !self.features.event_idx {
-            self.layout.used_flags().store(NO_NOTIFY.to_le(), Ordering::Relaxed);
+        let flags = self.layout.used_flags();
+        // A store would take the line from the driver, which reads it all the time.
+        if !self.features.event_idx && flags.load(Ordering::Relaxed) != NO_NOTIFY.to_le() {
+            flags.store(NO_NOTIFY.to_le(), Ordering::Relaxed);
         }
     }
 
