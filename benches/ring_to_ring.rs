@@ -9,7 +9,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, VlanMode};
-use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState};
 use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_dataplane::{
     Backend, Control, CoreContext, PortConfig, QueuePair, Switch, SwitchConfig, VmBackend,
@@ -36,7 +36,7 @@ impl Host for Awake {
     fn home(&self, _: PortId) -> CoreId {
         CoreId(0)
     }
-    fn notify(&self, _: PortId) {}
+    fn notify(&self, _: PortId, _: Ring) {}
     fn idle_cores(&self) -> CoreSet {
         CoreSet::EMPTY
     }

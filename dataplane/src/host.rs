@@ -20,6 +20,15 @@ pub enum RunState {
     Blocked,
 }
 
+/// One of a VM's two rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// The one that it transmits into.
+    Transmit,
+    /// The one that it receives from.
+    Receive,
+}
+
 /// A set of cores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CoreSet(u128);
@@ -90,10 +99,10 @@ pub trait Host {
     /// [`Host::idle_cores`] and the switch's [`Topology`](crate::policy::offload::Topology).
     fn home(&self, vm: PortId) -> CoreId;
 
-    /// Injects the virtual interrupt: `vm` has packets to receive, or buffers come back. A VM that blocks
-    /// wakes up; in its context [`Switch::receive`](crate::Switch::receive) is called, unless packets are copied
+    /// Injects the virtual interrupt of one of `vm`'s rings: it has packets to receive, or buffers come back. A VM that
+    /// blocks wakes up; in its context [`Switch::receive`](crate::Switch::receive) is called, unless packets are copied
     /// preemptively. Called when the core that is in the switch holds nothing there that others wait for.
-    fn notify(&self, vm: PortId);
+    fn notify(&self, vm: PortId, ring: Ring);
 
     /// The cores that have nothing to do now and may be woken. Numbered as the contexts that they enter with.
     fn idle_cores(&self) -> CoreSet;

@@ -150,12 +150,32 @@ pub(crate) struct Held {
     pub(crate) since_ms: u16,
 }
 
+/// A question to the control plane that is open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Of its packet's key.
+    pub(crate) hash: u64,
+    /// Whether packets with the same key wait for the answer, too.
+    pub(crate) for_flow: bool,
+}
+
 /// The transmit side: used by one core at a time.
 pub(crate) struct TxSide {
     pub(crate) source: Source,
     pub(crate) free_edits: Vec<u16>,
     pub(crate) held: VecDeque<Held>,
+    /// The hashes of held packets that the control plane is asked about, for their flows or for themselves alone.
+    pub(crate) asked: Vec<Asked>,
     pub(crate) next_upcall: u32,
+}
+
+impl TxSide {
+    /// The control plane's answer came, or is waited for no longer.
+    pub(crate) fn answered(&mut self, asked: Asked) {
+        if let Some(at) = self.asked.iter().position(|other| *other == asked) {
+            self.asked.swap_remove(at);
+        }
+    }
 }
 
 /// What one lane of a backend is.
@@ -220,6 +240,7 @@ pub(crate) struct Port {
 pub(crate) struct PortBounds {
     pub(crate) rx_queue_frames: usize,
     pub(crate) held_frames: usize,
+    pub(crate) upcalls: usize,
 }
 
 impl Port {
@@ -259,6 +280,7 @@ impl Port {
                 source,
                 free_edits: (0..slots.min(usize::from(NO_EDIT)) as u16).collect(),
                 held: VecDeque::with_capacity(bounds.held_frames),
+                asked: Vec::with_capacity(bounds.upcalls),
                 next_upcall,
             }),
             rx: Claim::new(sink),
@@ -266,8 +288,8 @@ impl Port {
             waiting: CachePadded::new(Inbox::new(bounds.rx_queue_frames)),
             shares: Shares::new(),
             completed: CachePadded::new(Inbox::new(slots)),
-            upcalls: ArrayQueue::new(bounds.held_frames),
-            verdicts: ArrayQueue::new(bounds.held_frames),
+            upcalls: ArrayQueue::new(bounds.upcalls),
+            verdicts: ArrayQueue::new(bounds.upcalls),
             held: AtomicUsize::new(0),
             wants_notice: AtomicBool::new(true),
             notified_at: AtomicU64::new(0),

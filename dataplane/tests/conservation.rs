@@ -149,6 +149,7 @@ impl World {
             max_flows: 16,
             rx_queue_frames: 32,
             held_frames: 8,
+            upcalls: 8,
             optimisations,
             ..SwitchConfig::default()
         };

@@ -38,6 +38,7 @@ impl Stage {
             max_flows: 64,
             rx_queue_frames: 16,
             held_frames: 8,
+            upcalls: 8,
             ..support::basic()
         };
         let mut bench = Bench::with(config);

@@ -7,7 +7,7 @@
 mod support;
 
 use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, Verdict};
-use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState};
 use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_dataplane::{Control, CoreContext, Switch, SwitchConfig};
 use loom::model::Builder;
@@ -81,7 +81,7 @@ impl Host for ModelHost {
     fn home(&self, _: PortId) -> CoreId {
         CoreId(0)
     }
-    fn notify(&self, vm: PortId) {
+    fn notify(&self, vm: PortId, _: Ring) {
         self.lines[usize::from(vm.0)].raise();
     }
     fn idle_cores(&self) -> CoreSet {
@@ -117,6 +117,7 @@ impl World {
             max_masks: 1,
             rx_queue_frames: 2,
             held_frames: 1,
+            upcalls: 1,
             patience: PATIENCE,
             optimisations,
             ..SwitchConfig::default()

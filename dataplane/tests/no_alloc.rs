@@ -4,7 +4,7 @@
 mod support;
 
 use hyper_switch_dataplane::api::{Action, Nanos, PortId, VlanMode};
-use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState};
 use hyper_switch_dataplane::{Backend, Entered, PortConfig, SwitchConfig};
 use hyper_switch_pvnet::device::{Device, DeviceFault, PullSlot, PushError, PushFrame};
 use hyper_switch_pvnet::header::Offloads;
@@ -70,7 +70,7 @@ impl Host for Quiet {
     fn home(&self, _: PortId) -> CoreId {
         CoreId(0)
     }
-    fn notify(&self, _: PortId) {}
+    fn notify(&self, _: PortId, _: Ring) {}
     fn idle_cores(&self) -> CoreSet {
         CoreSet::EMPTY.with(CoreId(1))
     }

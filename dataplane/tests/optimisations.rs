@@ -5,7 +5,7 @@
 mod support;
 
 use hyper_switch_dataplane::api::{Action, Nanos, PortId};
-use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState};
 use hyper_switch_dataplane::policy::notification::Pace;
 use hyper_switch_dataplane::policy::offload::HANDOVER_LIMIT;
 use hyper_switch_dataplane::policy::{Optimisations, offload};
@@ -313,7 +313,7 @@ impl Host for Prompt {
     fn home(&self, _: PortId) -> CoreId {
         CoreId(0)
     }
-    fn notify(&self, vm: PortId) {
+    fn notify(&self, vm: PortId, _: Ring) {
         let entered = self.switch.receive(&mut self.other.borrow_mut(), self, vm);
         self.copied.set(self.copied.get() + entered.copied);
     }
@@ -363,8 +363,8 @@ impl Host for Crossing<'_> {
     fn home(&self, vm: PortId) -> CoreId {
         self.host.home(vm)
     }
-    fn notify(&self, vm: PortId) {
-        self.host.notify(vm);
+    fn notify(&self, vm: PortId, ring: Ring) {
+        self.host.notify(vm, ring);
     }
     fn idle_cores(&self) -> CoreSet {
         self.host.idle_cores()

@@ -7,7 +7,7 @@ mod support;
 use hyper_switch_dataplane::api::{
     Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, Verdict, VlanMode,
 };
-use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState};
 use hyper_switch_dataplane::{Control, CoreContext, Map, Switch, SwitchConfig};
 use hyper_switch_pvnet::ring::QueueLayout;
 use std::collections::HashMap;
@@ -40,7 +40,7 @@ impl Host for SharedHost {
     fn home(&self, _: PortId) -> CoreId {
         CoreId(0)
     }
-    fn notify(&self, _: PortId) {
+    fn notify(&self, _: PortId, _: Ring) {
         self.notified.fetch_add(1, Ordering::Relaxed);
     }
     /// Every core enters as an idle one now and then, and so does what is left to any.
@@ -233,6 +233,7 @@ fn cores_and_control_at_the_same_time() {
         max_flows: 8,
         rx_queue_frames: 64,
         held_frames: 16,
+        upcalls: 16,
         ..SwitchConfig::default()
     };
     let mut bench = Bench::with(config);

@@ -22,8 +22,14 @@ struct Stage {
 
 impl Stage {
     fn new() -> Stage {
-        let config =
-            SwitchConfig { max_ports: 8, cores: 1, max_flows: 64, held_frames: HELD, ..support::basic() };
+        let config = SwitchConfig {
+            max_ports: 8,
+            cores: 1,
+            max_flows: 64,
+            held_frames: HELD,
+            upcalls: HELD,
+            ..support::basic()
+        };
         let mut bench = Bench::with(config);
         let (a, b) = (bench.vm("a"), bench.vm("b"));
         Stage { bench, a, b }

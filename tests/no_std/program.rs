@@ -16,7 +16,7 @@ use alloc::vec;
 use core::alloc::{GlobalAlloc, Layout};
 use core::panic::PanicInfo;
 use hyper_switch_dataplane::api::{Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, VlanMode};
-use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState};
 use hyper_switch_dataplane::{Backend, Control, PortConfig, QueuePair, Switch, SwitchConfig, VmBackend};
 use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES, VnetHdr};
 use hyper_switch_pvnet::mem::GuestMemory;
@@ -76,7 +76,7 @@ impl Host for Still {
         CoreId(0)
     }
 
-    fn notify(&self, _: PortId) {}
+    fn notify(&self, _: PortId, _: Ring) {}
 
     fn idle_cores(&self) -> CoreSet {
         CoreSet::EMPTY

@@ -24,7 +24,7 @@
 use super::{CoreContext, Entry, Visit};
 use crate::api::{Nanos, PortId};
 use crate::claim::Word;
-use crate::host::{CoreId, CoreSet, Host};
+use crate::host::{CoreId, CoreSet, Host, Ring};
 use crate::policy::notification::{self, Snapshot, When};
 use crate::policy::offload::{self, HANDOVER_LIMIT};
 use crate::port::Port;
@@ -40,7 +40,9 @@ use hyper_switch_pvnet::ring::device::DeviceQueue;
 #[derive(Default)]
 pub(super) struct Outbox {
     announced: PortSet,
+    /// Who is to be told that frames wait, and who that buffers come back.
     notified: PortSet,
+    given_back: PortSet,
     timers: Vec<(PortId, Nanos)>,
     woken: CoreSet,
 }
@@ -50,6 +52,7 @@ impl Outbox {
         Outbox {
             announced: PortSet::new(ports),
             notified: PortSet::new(ports),
+            given_back: PortSet::new(ports),
             timers: Vec::with_capacity(ports),
             woken: CoreSet::EMPTY,
         }
@@ -61,7 +64,10 @@ impl Outbox {
             host.arm(vm, at);
         }
         while let Some(vm) = self.notified.pop() {
-            host.notify(vm);
+            host.notify(vm, Ring::Receive);
+        }
+        while let Some(vm) = self.given_back.pop() {
+            host.notify(vm, Ring::Transmit);
         }
         if !self.woken.is_empty() {
             core::mem::take(&mut self.woken).iter().for_each(|core| host.wake(core));
@@ -88,6 +94,10 @@ impl PortSet {
             self.list.push(port);
         }
         !was_in
+    }
+
+    fn has(&self, port: PortId) -> bool {
+        self.contains[usize::from(port.0)]
     }
 
     fn pop(&mut self) -> Option<PortId> {
@@ -205,9 +215,16 @@ impl<H: Host> Entry<'_, H> {
         }
     }
 
-    /// Notifies the VM at `port` when this core holds no claim; once, for whatever reasons.
+    /// Notifies the VM at `port`, of frames, when this core holds no claim; once. Counted once an entry, whatever for.
     pub(super) fn notify(&mut self, port: &Port) {
-        if self.outbox.notified.insert(port.id) {
+        if self.outbox.notified.insert(port.id) && !self.outbox.given_back.has(port.id) {
+            self.port_counters(port).rx.notifications.add(1);
+        }
+    }
+
+    /// As [`Entry::notify`], of transmit buffers that came back.
+    pub(super) fn notify_of_buffers(&mut self, port: &Port) {
+        if self.outbox.given_back.insert(port.id) && !self.outbox.notified.has(port.id) {
             self.port_counters(port).rx.notifications.add(1);
         }
     }

@@ -207,8 +207,8 @@ impl Control {
             set | u8::from(is_enabled) << lane
         });
         let lanes = Arc::new(Lanes::new(numbers, enabled));
-        let SwitchConfig { rx_queue_frames, held_frames, .. } = self.switch.config;
-        let bounds = PortBounds { rx_queue_frames, held_frames };
+        let SwitchConfig { rx_queue_frames, held_frames, upcalls, .. } = self.switch.config;
+        let bounds = PortBounds { rx_queue_frames, held_frames, upcalls };
         // The first one last: whoever finds the port finds all of its lanes.
         for (lane, end) in ends.into_iter().enumerate().rev() {
             let at = usize::from(lanes.numbers()[lane].0);

@@ -58,8 +58,10 @@ pub struct SwitchConfig {
     pub max_masks: usize,
     /// Frames that may wait for one receiver, rounded up to a power of two.
     pub rx_queue_frames: usize,
-    /// Frames of one sender that may wait for the control plane.
+    /// Frames of one sender that may wait for the control plane: its first burst of a flow, while that is decided.
     pub held_frames: usize,
+    /// Packets of one sender that the control plane may be asked about at once. Others of their flows wait behind them.
+    pub upcalls: usize,
     /// How long a frame may wait, for a receiver or for the control plane; at most 30 s.
     pub patience: Duration,
     /// Which optimisations are on.
@@ -80,7 +82,8 @@ impl Default for SwitchConfig {
             max_flows: 65_536,
             max_masks: 64,
             rx_queue_frames: 1024,
-            held_frames: 32,
+            held_frames: 1024,
+            upcalls: 32,
             patience: Duration::from_secs(1),
             optimisations: Optimisations::default(),
             pace: Pace::default(),
@@ -133,7 +136,8 @@ impl Switch {
     pub fn new(config: SwitchConfig) -> (Arc<Switch>, Control) {
         assert!(config.max_ports <= 0x7fff, "a port number has 15 bits");
         assert!(config.patience <= Duration::from_secs(30), "waiting is measured in 16 bits of milliseconds");
-        assert!(config.held_frames > 0 && config.rx_queue_frames > 0, "a queue has room for a frame");
+        let SwitchConfig { held_frames, upcalls, rx_queue_frames, .. } = config;
+        assert!(held_frames > 0 && upcalls > 0 && rx_queue_frames > 0, "a queue has room for a frame");
         let cores = config.cores;
         let switch = Arc::new(Switch {
             ports: (0..config.max_ports).map(|_| AtomicPtr::default()).collect(),
@@ -205,6 +209,28 @@ impl Switch {
                 entry.serve_receiver(cx, port, Word::SERVE);
                 entry.charge_copying(port);
             }
+        })
+    }
+
+    /// A look at both rings of `vm` by a host that does not wait for its kicks: what [`Switch::transmit`] and
+    /// [`Switch::receive`] do, but a VM whose transmit ring is empty is not asked to kick. Who polls comes back soon,
+    /// and stops by [`Switch::transmit`], which has it kick again. A look that finds nothing counts as no entry.
+    pub fn poll<H: Host>(&self, cx: &mut CoreContext, host: &H, vm: PortId) -> Entered {
+        self.enter(cx, host, Visit::Poll(vm), |entry, cx| {
+            let Some(port) = entry.switch.port(vm) else { return entry.entered.down = true };
+            if !port.waiting.is_empty() {
+                entry.port_counters(port).rx.entries.add(1);
+                entry.counters.activity.receive_entries.add(1);
+                entry.serve_receiver(cx, port, Word::SERVE);
+                entry.charge_copying(port);
+            }
+            entry.serve_sender(cx, port, Word::SERVE);
+            if entry.entered.frames > 0 {
+                entry.port_counters(port).tx.entries.add(1);
+                entry.counters.activity.transmit_entries.add(1);
+                entry.charge_switching(port);
+            }
+            entry.entered.down = !port.is_up();
         })
     }
 
@@ -399,6 +425,8 @@ enum Visit {
     Transmit(PortId),
     /// For a receiver, likewise.
     Receive(PortId),
+    /// For both sides of a VM that is not asked to kick.
+    Poll(PortId),
     /// Because it was idle.
     Idle,
     /// For a timer.

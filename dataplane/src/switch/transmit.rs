@@ -18,7 +18,7 @@ use crate::key::extract::{Layout, extract};
 use crate::key::usual::{self, START_BYTES, START_WORDS};
 use crate::key::{FlowKey, HEADER_BYTES};
 use crate::lanes::{Enabled, MAX_LANES};
-use crate::port::{Held, Port, PortFault, Source, TxSide};
+use crate::port::{Asked, Held, Port, PortFault, Source, TxSide};
 use crate::sync::atomic::Ordering;
 use alloc::boxed::Box;
 use alloc::vec;
@@ -246,7 +246,7 @@ impl<'a, H: Host> Entry<'a, H> {
         if let Source::Ring(queue) = &mut tx.source {
             queue.publish();
             if queue.wants_interrupt() {
-                self.notify(port);
+                self.notify_of_buffers(port);
             }
         }
     }
@@ -275,6 +275,8 @@ impl<'a, H: Host> Entry<'a, H> {
             match &mut tx.source {
                 // A device is pulled once an entry: its host watches it, and comes back for what it left.
                 Source::Device { .. } => return self.entered.more |= taken.is_full,
+                // Whoever polls comes back without a kick.
+                Source::Ring(_) if taken.frames == 0 && self.visit == Visit::Poll(port.id) => return,
                 Source::Ring(queue) if taken.frames == 0 => match queue.enable_kicks() {
                     Ok(false) => return,
                     Ok(true) => queue.disable_kicks(),
@@ -285,7 +287,7 @@ impl<'a, H: Host> Entry<'a, H> {
             left = left.saturating_sub(taken.frames as u32);
             if left == 0 {
                 match self.visit {
-                    Visit::Transmit(vm) if vm == port.id => self.entered.more = true,
+                    Visit::Transmit(vm) | Visit::Poll(vm) if vm == port.id => self.entered.more = true,
                     _ => {
                         port.unserved.store(true, Ordering::Release);
                         self.leave_rest(port);
@@ -418,7 +420,7 @@ impl<'a, H: Host> Entry<'a, H> {
         for at in 0..len {
             let (slot, hash, key) = (batch.slots[at], batch.hashes[at], &batch.keys[at]);
             // Behind a packet of the same flow that waits, this one waits too.
-            if !tx.held.is_empty() && tx.held.iter().any(|held| held.hash == hash && !held.by_action) {
+            if !tx.asked.is_empty() && tx.asked.contains(&Asked { hash, for_flow: true }) {
                 self.hold(port, tx, slot, key, hash, None);
                 continue;
             }
@@ -644,9 +646,10 @@ impl<'a, H: Host> Entry<'a, H> {
                 header: header.iter().copied().collect(),
                 frame_bytes: frame.bytes,
             };
-            if port.upcalls.push(upcall).is_err() {
+            if tx.asked.len() == tx.asked.capacity() || port.upcalls.push(upcall).is_err() {
                 return self.drop_frame(port, tx, slot, DropReason::UpcallQueueFull);
             }
+            tx.asked.push(Asked { hash, for_flow: !by_action });
             tx.next_upcall = number.wrapping_add(1);
             held.upcall = Some(number);
             self.port_counters(port).tx.upcalls.add(1);
@@ -663,6 +666,7 @@ impl<'a, H: Host> Entry<'a, H> {
             // A packet that is no longer there waited too long, and its drop was counted.
             let Some(head) = tx.held.iter().find(|held| held.upcall == Some(number)) else { continue };
             let (hash, alone) = (head.hash, head.by_action);
+            tx.answered(Asked { hash, for_flow: !alone });
             for _ in 0..tx.held.len() {
                 let Some(held) = tx.held.pop_front() else { break };
                 if held.upcall != Some(number) && (alone || held.hash != hash || held.by_action) {
@@ -703,8 +707,7 @@ impl<'a, H: Host> Entry<'a, H> {
             Verdict::Retry => {
                 // One before it may have missed again, and so asked again: then it waits behind that one, even
                 // if the flow has come meanwhile. No other of its flow has an upcall of its own.
-                let asked = |other: &Held| other.hash == hash && other.upcall.is_some() && !other.by_action;
-                let behind = tx.held.iter().any(asked);
+                let behind = tx.asked.contains(&Asked { hash, for_flow: true });
                 let found = if behind { None } else { self.find_in_table(cache, &key, hash) };
                 if let Some(flow) = found {
                     self.count_flow(flow.index, bytes);
@@ -734,6 +737,7 @@ impl<'a, H: Host> Entry<'a, H> {
         while let Some(at) = tx.held.iter().position(|held| overdue(self, held)) {
             let (hash, alone) = (tx.held[at].hash, tx.held[at].by_action);
             let first = tx.held.remove(at).expect("it was just found");
+            tx.answered(Asked { hash, for_flow: !alone });
             self.drop_frame(port, tx, first.slot, reason);
             // Nobody will ask for them any more; and packets to come must not wait behind them.
             for _ in 0..if alone { 0 } else { tx.held.len() } {

@@ -10,7 +10,7 @@ use hyper_switch_dataplane::api::{
     Action, DropReason, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, VlanMode,
 };
 use hyper_switch_dataplane::counters::{DROP_REASONS, PortCounters};
-use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState};
 use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_dataplane::{
     Backend, Control, CoreContext, Entered, Map, PortState, QueuePair, Reaped, Switch, SwitchConfig,
@@ -76,7 +76,7 @@ impl Host for ScriptedHost {
         CoreId(vm.0)
     }
 
-    fn notify(&self, vm: PortId) {
+    fn notify(&self, vm: PortId, _: Ring) {
         self.notified.borrow_mut().push(vm);
     }
 
