@@ -12,6 +12,7 @@ use super::event::EventFd;
 use super::memory::{MapFault, Mapping};
 use super::message::InflightDescription;
 use crate::mem::Segment;
+use crate::ring::inflight::{InflightError, InflightSplit};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -81,8 +82,22 @@ impl InflightRegion {
         Ok(InflightRegion { mapping, description, packed })
     }
 
+    /// The record of a split queue of `size` entries; none if the region has none for it.
+    ///
+    /// # Errors
+    /// What stands there is no record of such a queue.
+    pub fn record(
+        self: &Arc<InflightRegion>,
+        queue: u16,
+        size: u16,
+    ) -> Result<Option<InflightSplit>, InflightError> {
+        let Some(part) = self.queue(queue, size).filter(|_| !self.packed) else { return Ok(None) };
+        // SAFETY: the part lies in our mapping, which the record keeps, and which is reached by address alone.
+        unsafe { InflightSplit::new(part, self.clone(), size) }.map(Some)
+    }
+
     /// The part of a queue of `size` entries, if there is one for it.
-    pub fn queue(&self, queue: u16, size: u16) -> Option<Segment> {
+    fn queue(&self, queue: u16, size: u16) -> Option<Segment> {
         let InflightDescription { mmap_offset, queues, queue_size, .. } = self.description;
         let bytes = queue_bytes(queue_size, self.packed);
         let at = self.mapping.at(mmap_offset + u64::from(queue % queues.max(1)) * bytes);

@@ -34,7 +34,7 @@ use super::message::{
     VringFd, VringState,
 };
 use super::vring::Vring;
-use crate::mem::{GuestMemory, Segment};
+use crate::mem::GuestMemory;
 use crate::ring::QueueAddrs;
 use core::ops::Range;
 use rustix::io::Errno;
@@ -188,8 +188,10 @@ pub struct QueueSetup {
     pub call: Option<Arc<EventFd>>,
     /// To be signalled at a fault.
     pub err: Option<Arc<EventFd>>,
-    /// Its part of the in-flight region, and what keeps that mapped.
-    pub inflight: Option<(Segment, Arc<InflightRegion>)>,
+    /// Its number.
+    pub queue: u16,
+    /// Where its chains in flight are to be recorded, if the front-end keeps a record.
+    pub inflight: Option<Arc<InflightRegion>>,
 }
 
 /// A queue pair that is to run.
@@ -337,10 +339,8 @@ impl Session {
             kick: ring.kick.clone()?,
             call: ring.call.clone(),
             err: ring.err.clone(),
-            inflight: self
-                .inflight
-                .as_ref()
-                .and_then(|region| Some((region.queue(queue, size)?, region.clone()))),
+            queue,
+            inflight: self.inflight.clone(),
         })
     }
 
