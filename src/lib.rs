@@ -32,6 +32,7 @@ pub mod host;
 pub mod log_filter;
 pub mod machine;
 pub mod optimisations;
+pub mod owned_socket;
 pub mod pair;
 pub mod plot;
 pub mod port_spec;

@@ -3,6 +3,7 @@
 use super::protocol::{Answer, Outcome, Query, Reply, Request, VERSION};
 use super::socket;
 use crate::exit::{Failure, FailureKind};
+use crate::owned_socket::dial;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -41,7 +42,7 @@ pub fn ask(path: &Path, query: Query) -> Result<Answer, Failure> {
 }
 
 fn exchange(path: &Path, query: Query) -> io::Result<Vec<u8>> {
-    let mut stream = socket::dial(path, TIMEOUT)?;
+    let mut stream = dial(path, TIMEOUT)?;
     let mut request = serde_json::to_vec(&Request { version: VERSION, cmd: query })?;
     request.push(b'\n');
     stream.write_all(&request)?;

@@ -256,9 +256,9 @@ fn retry(error: &io::Error) -> Result<(), Finished> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::client;
     use super::super::protocol::{Answer, Query};
     use super::super::status::{FlowStatus, MacStatus, PortStatus, StatsReport};
-    use super::super::{client, socket};
     use super::*;
     use crate::exit::FailureKind;
     use std::io::{BufRead, BufReader};
@@ -310,7 +310,7 @@ mod tests {
 
     /// A connection that fails the test rather than hang it.
     fn connect(path: &Path) -> UnixStream {
-        socket::dial(path, Duration::from_secs(20)).unwrap()
+        crate::owned_socket::dial(path, Duration::from_secs(20)).unwrap()
     }
 
     fn read_line(stream: &UnixStream) -> String {

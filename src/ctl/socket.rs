@@ -1,25 +1,13 @@
 //! The control socket's path: where it is, and who may have it.
-//!
-//! A daemon owns its path by holding a lock (`flock`) on `PATH.lock` for as long as it lives. Only the holder
-//! touches what is at the path: it takes a dead daemon's socket over, it never removes anything that is
-//! not a socket, and it removes its own at the end. The kernel gives the lock back however the daemon dies.
-//! The lock file itself stays: removing it would let two processes lock two files of the same name.
 
 use super::{client, protocol::Answer, protocol::Query};
 use crate::exit::{Failure, FailureKind};
-use rustix::fs::{self, FileType, FlockOperation, Mode, OFlags};
-use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use crate::owned_socket::{BindError, OwnedSocket};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Where a daemon of root's listens by default. Its folder is made if it is not there.
 pub const ROOT_PATH: &str = "/run/hyper-switch/ctl.sock";
-
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 16;
 
 /// The default path: [`ROOT_PATH`] for root, `$XDG_RUNTIME_DIR/hyper-switch.sock` for others, or
 /// `/tmp/hyper-switch-UID.sock` where that variable is not set.
@@ -39,14 +27,7 @@ fn default_path_of(root: bool, uid: u32, runtime_dir: Option<PathBuf>) -> PathBu
 
 /// A control socket that listens. Dropped, it is gone from the file system.
 #[derive(Debug)]
-pub struct CtlSocket {
-    path: PathBuf,
-    listener: UnixListener,
-    /// What tells our socket from one that somebody put in its place.
-    identity: (u64, u64),
-    /// Held for life; released after [`CtlSocket::drop`] has removed the socket.
-    _lock: OwnedFd,
-}
+pub struct CtlSocket(OwnedSocket);
 
 impl CtlSocket {
     /// Claims `path` and listens there, for this user only (mode 0600).
@@ -56,102 +37,38 @@ impl CtlSocket {
     /// [`FailureKind::NotPermitted`] or [`FailureKind::Runtime`] if the system refuses.
     pub fn bind(path: &Path) -> Result<CtlSocket, Failure> {
         let shown = path.display();
-        let address = address(path)?;
-        let cannot = |what: &str, error: io::Error| {
-            Failure::from_io(format_args!("cannot {what} the control socket {shown}"), &error)
-                .with_help("choose another path with --ctl PATH")
-        };
         if let Some(folder) = path.parent().filter(|_| path == Path::new(ROOT_PATH)) {
-            std::fs::create_dir_all(folder).map_err(|e| cannot("make the folder of", e))?;
+            std::fs::create_dir_all(folder).map_err(|error| cannot("make the folder of", path, &error))?;
         }
-
-        let lock = lock_file(path).map_err(|e| cannot("lock", e))?;
-        match fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(in_use(path)),
-            Err(error) => return Err(cannot("lock", error.into())),
-        }
-        match fs::lstat(path) {
-            Err(rustix::io::Errno::NOENT) => {}
-            Err(error) => return Err(cannot("look at", error.into())),
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
-                let message = format!("{shown} is in the way of the control socket: it is no socket");
-                return Err(Failure::new(FailureKind::InUse, message)
-                    .with_help("move it away, or choose another path with --ctl PATH"));
+        OwnedSocket::bind(path).map(CtlSocket).map_err(|error| match error {
+            BindError::PathLength(_) => {
+                Failure::new(FailureKind::Usage, format!("{shown} cannot be a socket's path: {error}"))
+                    .with_help("choose a shorter path with --ctl PATH")
             }
-            // We have the lock, so whoever answers is no daemon that follows these rules; but alive.
-            Ok(_) => match dial(path, client::TIMEOUT) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    tracing::info!("taking over the control socket {shown} of a daemon that is gone");
-                    fs::unlink(path).map_err(|e| cannot("take over", e.into()))?;
-                }
-                _ => return Err(in_use(path)),
-            },
-        }
-
-        let listener = listen(&address).map_err(|e| cannot("listen on", e.into()))?;
-        let stat = fs::lstat(path).map_err(|e| cannot("look at", e.into()))?;
-        let identity = (stat.st_dev, stat.st_ino);
-        Ok(CtlSocket { path: path.to_owned(), listener, identity, _lock: lock })
+            BindError::InUse => in_use(path),
+            BindError::NoSocket => {
+                let message = format!("{shown} is in the way of the control socket: {error}");
+                Failure::new(FailureKind::InUse, message)
+                    .with_help("move it away, or choose another path with --ctl PATH")
+            }
+            BindError::System(what, error) => cannot(what, path, &error),
+        })
     }
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
     /// Accepts are made here; it does not block.
     pub(super) fn listener(&self) -> &UnixListener {
-        &self.listener
+        self.0.listener()
     }
 }
 
-impl Drop for CtlSocket {
-    fn drop(&mut self) {
-        // Errors are of no use here: what cannot be removed is taken over by the next daemon.
-        if fs::lstat(&self.path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.identity) {
-            let _ = fs::unlink(&self.path);
-        }
-    }
-}
-
-fn address(path: &Path) -> Result<SocketAddrUnix, Failure> {
-    SocketAddrUnix::new(path).map_err(|_| {
-        let (shown, bytes) = (path.display(), path.as_os_str().len());
-        let message = format!("{shown} cannot be a socket's path: it has {bytes} bytes, 107 are allowed");
-        Failure::new(FailureKind::Usage, message).with_help("choose a shorter path with --ctl PATH")
-    })
-}
-
-fn lock_file(path: &Path) -> io::Result<OwnedFd> {
-    let mut lock_path = path.as_os_str().to_owned();
-    lock_path.push(".lock");
-    // NOFOLLOW: in a folder that others can write to, the name may be a trap.
-    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    Ok(fs::open(lock_path, flags, Mode::RUSR | Mode::WUSR)?)
-}
-
-fn listen(address: &SocketAddrUnix) -> rustix::io::Result<UnixListener> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // The mode of the unbound socket becomes that of its file, so that there is no moment at which
-    // somebody else could connect (unix(7): binding applies the umask to it).
-    fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    net::bind(&socket, address)?;
-    net::listen(&socket, BACKLOG)?;
-    Ok(UnixListener::from(socket))
-}
-
-/// Connects to `path`. Every later read, write, and the connecting itself, takes `timeout` at most.
-pub(super) fn dial(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
-    let address = SocketAddrUnix::new(path)?;
-    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    let stream = UnixStream::from(socket);
-    stream.set_read_timeout(Some(timeout))?;
-    // Bounds connect(2) too, which waits while the backlog is full.
-    stream.set_write_timeout(Some(timeout))?;
-    net::connect(&stream, &address)?;
-    Ok(stream)
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::from_io(format_args!("cannot {what} the control socket {}", path.display()), error)
+        .with_help("choose another path with --ctl PATH")
 }
 
 /// The failure to claim a path that a living process has.
@@ -169,6 +86,7 @@ fn in_use(path: &Path) -> Failure {
 mod tests {
     use super::*;
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    use std::os::unix::net::UnixStream;
     use tempfile::TempDir;
 
     fn folder() -> TempDir {
