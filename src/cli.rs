@@ -196,7 +196,8 @@ enum Subcommands {
 
 #[derive(Args)]
 struct RunArgs {
-    /// A port: tap:NAME or packet:INTERFACE, then as wanted ,name=PORT ,vm=PID and ,access=VID or ,trunk=VID+VID
+    /// A port: tap:NAME, packet:INTERFACE or vhost-user:PATH[,server|,client][,queues=N], then as wanted ,name=PORT ,vm=PID
+    /// and ,access=VID or ,trunk=VID+VID
     ///
     /// A `tap` port is a TAP interface, made if it is not there; a VMM or a namespace takes it from there.
     /// A `packet` port attaches to an interface that exists, by AF_PACKET. The port's name is the

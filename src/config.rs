@@ -38,6 +38,11 @@ vm = 4242                        # the process that its VM is, to know when that
 [[port]]
 packet = \"eth1\"                  # an existing interface
 trunk = [10, 20]                 # several VLANs, tagged
+
+[[port]]
+vhost-user = \"/run/vm1.sock\"    # a VM, by its VMM's vhost-user socket
+role = \"server\"                  # the switch makes the socket; client: the VMM does
+queues = 2                       # queue pairs, 1 to 8
 ";
 
 /// What `hyper-switch run` is to do.
@@ -212,14 +217,14 @@ impl RunOptions {
     }
 }
 
-/// Ports are told apart by name, and an interface can be behind one port only.
+/// Ports are told apart by name, and an interface or a socket can be behind one port only.
 fn refuse_duplicates(ports: &[(PortSpec, Place)]) -> Result<(), Failure> {
-    let (mut names, mut interfaces) = (HashMap::new(), HashMap::new());
+    let (mut names, mut devices) = (HashMap::new(), HashMap::new());
     for (spec, place) in ports {
-        let interface = spec.attachment.interface();
-        let (what, first, help) = if let Some(first) = interfaces.insert(interface, place) {
-            let help = "an interface can be behind one port only; remove one of the two";
-            (format!("two ports take the interface `{interface}`"), first, help)
+        let device = spec.attachment.device();
+        let (what, first, help) = if let Some(first) = devices.insert(device, place) {
+            let help = "an interface or a socket can be behind one port only; remove one of the two";
+            (format!("two ports take `{device}`"), first, help)
         } else if let Some(first) = names.insert(&spec.name, place) {
             let help = "give one of them another name with `name=`";
             (format!("two ports are named `{}`", spec.name), first, help)
@@ -259,7 +264,11 @@ mod tests {
         assert_eq!(file.log.as_ref().map(LogFilter::as_str), Some("info"));
         let options = RunOptions::combine(CommandLine::default(), file).unwrap();
         let expected = RunOptions {
-            ports: specs(&["tap:hp0,name=web,access=10,vm=4242", "packet:eth1,trunk=10+20"]),
+            ports: specs(&[
+                "tap:hp0,name=web,access=10,vm=4242",
+                "packet:eth1,trunk=10+20",
+                "vhost-user:/run/vm1.sock,queues=2",
+            ]),
             cores: Some("0,2-3".parse().unwrap()),
             optimisations: OptimisationSet::ALL,
             ctl_socket: "/run/hyper-switch/ctl.sock".into(),
@@ -300,7 +309,7 @@ mod tests {
         for (text, message) in [
             (
                 "cores = '0'\n\n[[port]]\ntap = 'hp0'\nacess = 10\n",
-                "hs.toml, line 5: unknown field `acess`, expected one of `tap`, `packet`, `name`, `access`, `trunk`, `vm`
+                "hs.toml, line 5: unknown field `acess`, expected one of `tap`, `packet`, `vhost-user`, `role`, `queues`, `name`, `access`, `trunk`, `vm`
  5 | acess = 10
    | ^^^^^",
             ),
@@ -336,7 +345,7 @@ mod tests {
             ),
             (
                 "# two of them\n[[port]]\ntap = 'a'\npacket = 'b'",
-                "hs.toml, line 2: a port is either a `tap` or a `packet` port; give it exactly one of the two keys
+                "hs.toml, line 2: a port is a `tap`, a `packet` or a `vhost-user` port; give it exactly one of the three keys
  2 | [[port]]
    | ^^^^^^^^",
             ),
@@ -375,7 +384,7 @@ mod tests {
                 &["tap:hp0", "packet:hp0,name=b"][..],
                 "",
                 FailureKind::Usage,
-                "two ports take the interface `hp0`: `--port` number 1 of the command line, \
+                "two ports take `hp0`: `--port` number 1 of the command line, \
                  and `--port` number 2 of the command line",
             ),
             (

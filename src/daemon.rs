@@ -10,7 +10,10 @@ use crate::ctl::status::{
     VmStatus,
 };
 use crate::exit::{Failure, FailureKind};
-use crate::host::{HostConfig, NetDevice, Runtime, Snapshot, VmThreads, now};
+use crate::host::{
+    EndpointError, HostConfig, NetDevice, Runtime, Snapshot, VhostUserFailure, VmThreads, now,
+};
+use crate::owned_socket::BindError;
 use crate::port_spec::{Attachment, PortSpec};
 use crate::report;
 use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
@@ -49,12 +52,8 @@ pub fn run(options: &RunOptions) -> Result<String, Failure> {
     let mut runtime = Runtime::start(&config).map_err(cannot("cannot start the switch"))?;
     let mut attached = HashMap::new();
     for spec in &options.ports {
-        let device = open(spec)?;
         let threads = vm_threads(spec)?;
-        let port = runtime.attach_device(spec.name.as_str(), spec.vlan.clone(), device);
-        let port = port.map_err(|error| {
-            Failure::new(FailureKind::Runtime, format!("cannot attach port {}: {error}", spec.name))
-        })?;
+        let port = attach(&mut runtime, spec)?;
         tracing::info!(port = %spec.name, device = %spec.attachment, "attached");
         if let Some(threads) = threads {
             runtime.watch_vm(port, threads);
@@ -121,17 +120,39 @@ fn vm_threads(spec: &PortSpec) -> Result<Option<VmThreads>, Failure> {
     }
 }
 
-fn open(spec: &PortSpec) -> Result<NetDevice, Failure> {
+/// Makes the port of `spec`.
+fn attach(runtime: &mut Runtime, spec: &PortSpec) -> Result<PortId, Failure> {
     let failure = |kind, error: &dyn std::fmt::Display| port_failure(spec, kind, error);
-    match &spec.attachment {
+    let (name, vlan) = (spec.name.as_str(), spec.vlan.clone());
+    let device = match &spec.attachment {
         Attachment::Tap(name) => match Tap::open(name.as_str()) {
-            Ok(tap) => Ok(NetDevice::new(tap)),
-            Err(error) => Err(failure(tap_failure(&error), &error)),
+            Ok(tap) => NetDevice::new(tap),
+            Err(error) => return Err(failure(tap_failure(&error), &error)),
         },
         Attachment::Packet(name) => match PacketSocket::attach(name.as_str()) {
-            Ok(socket) => Ok(NetDevice::new(socket)),
-            Err(error) => Err(failure(packet_failure(&error), &error)),
+            Ok(socket) => NetDevice::new(socket),
+            Err(error) => return Err(failure(packet_failure(&error), &error)),
         },
+        Attachment::VhostUser(socket) => {
+            let port = runtime.attach_vhost_user(name, vlan, socket);
+            return port.map_err(|error| failure(vhost_user_failure(&error), &error));
+        }
+    };
+    runtime.attach_device(name, vlan, device).map_err(|error| failure(FailureKind::Runtime, &error))
+}
+
+fn vhost_user_failure(error: &VhostUserFailure) -> FailureKind {
+    match error {
+        VhostUserFailure::Endpoint(EndpointError::Path(BindError::InUse | BindError::NoSocket)) => {
+            FailureKind::InUse
+        }
+        VhostUserFailure::Endpoint(EndpointError::Path(BindError::PathLength(_))) => FailureKind::Usage,
+        VhostUserFailure::Endpoint(EndpointError::Path(BindError::System(_, error)))
+            if error.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            FailureKind::NotPermitted
+        }
+        _ => FailureKind::Runtime,
     }
 }
 
@@ -181,6 +202,11 @@ impl Inspect for Daemon {
     fn ports(&self) -> Result<Vec<PortStatus>, Refusal> {
         let vm = |port| self.with_runtime(|runtime| Some(runtime.run_state(port)));
         let vm = |port| vm(port).map_or_else(|_| VmStatus::default(), VmStatus::from);
+        // A VMM may be there whose VM has no driver yet.
+        let standing = |port| {
+            let standing = self.with_runtime(|runtime| runtime.standing(port)).unwrap_or_default();
+            if standing.is_empty() { "waiting for the VM's driver".to_owned() } else { standing }
+        };
         let status = |port: hyper_switch_dataplane::PortStatus| {
             let (tx, rx) = (&port.counters.tx, &port.counters.rx);
             let attachment = self.attached.get(&port.info.id);
@@ -188,7 +214,7 @@ impl Inspect for Daemon {
                 id: port.info.id.0,
                 name: port.info.name.clone(),
                 kind: attachment.map_or("vm", Attachment::kind).to_owned(),
-                device: attachment.map_or_else(String::new, |attachment| attachment.interface().to_string()),
+                device: attachment.map_or_else(String::new, |attachment| attachment.device().to_owned()),
                 state: match port.state {
                     hyper_switch_dataplane::PortState::Up => PortState::Up,
                     hyper_switch_dataplane::PortState::Faulted(fault) => {
@@ -198,7 +224,7 @@ impl Inspect for Daemon {
                         PortState::Down { reason: "being disconnected".to_owned() }
                     }
                     hyper_switch_dataplane::PortState::Absent => {
-                        PortState::Down { reason: "nothing is connected".to_owned() }
+                        PortState::Down { reason: standing(port.info.id) }
                     }
                     hyper_switch_dataplane::PortState::Leaving => {
                         PortState::Down { reason: "being detached".to_owned() }

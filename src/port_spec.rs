@@ -1,7 +1,8 @@
-//! What the user asks a port to be: the interface behind it, its name, its part in VLANs, its VM.
+//! What the user asks a port to be: the device behind it, its name, its part in VLANs, its VM.
 //!
-//! On the command line a port is `KIND:INTERFACE[,name=NAME][,access=VID | ,trunk=VID+VID+..][,vm=PID]`; in a
-//! configuration file it is a table with the same keys. Both end here, as a [`PortSpec`].
+//! On the command line a port is `KIND:DEVICE[,name=NAME][,access=VID | ,trunk=VID+VID+..][,vm=PID]`, a vhost-user port
+//! with `[,server | ,client][,queues=N]` besides; in a configuration file it is a table with the same keys. Both end
+//! here, as a [`PortSpec`].
 
 use hyper_switch_dataplane::api::VlanMode;
 use serde::Deserialize;
@@ -14,12 +15,18 @@ pub const MAX_INTERFACE_NAME_BYTES: usize = 15;
 /// The most bytes of a port's name.
 pub const MAX_PORT_NAME_BYTES: usize = 63;
 
+/// The most bytes of a Unix socket's path, the kernel's `sun_path` less the terminating zero.
+pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// The most queue pairs of a vhost-user port.
+pub const MAX_QUEUE_PAIRS: u16 = 8;
+
 /// A port to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortSpec {
     /// What is behind the port.
     pub attachment: Attachment,
-    /// The port's name: as the user gave it, or else the interface's.
+    /// The port's name: as the user gave it, or else the interface's or the socket's.
     pub name: PortName,
     /// Its part in VLANs.
     pub vlan: VlanMode,
@@ -34,6 +41,30 @@ pub enum Attachment {
     Tap(InterfaceName),
     /// An existing interface, attached to over AF_PACKET.
     Packet(InterfaceName),
+    /// A VM whose VMM is on the other side of a Unix socket.
+    VhostUser(VhostUser),
+}
+
+/// A vhost-user socket, and what is offered there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VhostUser {
+    /// Where it is.
+    pub path: SocketPath,
+    /// Who waits for whom.
+    pub role: SocketRole,
+    /// Queue pairs that the VM may use, 1 to [`MAX_QUEUE_PAIRS`].
+    pub queues: QueuePairs,
+}
+
+/// Which end of a socket the switch is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketRole {
+    /// It makes the socket, and VMMs connect.
+    #[default]
+    Server,
+    /// It connects to the VMM's socket, again whenever that is there again.
+    Client,
 }
 
 impl Attachment {
@@ -42,23 +73,28 @@ impl Attachment {
         match self {
             Attachment::Tap(_) => "tap",
             Attachment::Packet(_) => "packet",
+            Attachment::VhostUser(_) => "vhost-user",
         }
     }
 
-    /// The network interface that the port takes for itself.
-    pub fn interface(&self) -> &InterfaceName {
+    /// What the port takes for itself: a network interface's name, or a socket's path.
+    pub fn device(&self) -> &str {
         match self {
-            Attachment::Tap(interface) | Attachment::Packet(interface) => interface,
+            Attachment::Tap(interface) | Attachment::Packet(interface) => interface.as_str(),
+            Attachment::VhostUser(VhostUser { path, .. }) => path.as_str(),
         }
+    }
+
+    /// The name of a port that was given none: its interface's, or that of its socket's file.
+    fn port_name(&self) -> Result<PortName, PortSpecError> {
+        let device = self.device();
+        PortName::try_from(device.rsplit('/').next().unwrap_or(device).to_owned())
     }
 }
 
 impl fmt::Display for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Attachment::Tap(interface) => write!(f, "tap:{interface}"),
-            Attachment::Packet(interface) => write!(f, "packet:{interface}"),
-        }
+        write!(f, "{}:{}", self.kind(), self.device())
     }
 }
 
@@ -66,11 +102,30 @@ impl fmt::Display for Attachment {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortSpecError {
     /// The part before the colon is no kind of port, or there is no colon.
-    #[error("`{0}` does not say what the port is; write tap:NAME or packet:INTERFACE, for example tap:hp0")]
+    #[error(
+        "`{0}` does not say what the port is; write tap:NAME, packet:INTERFACE or vhost-user:PATH, for example tap:hp0"
+    )]
     NoKind(String),
     /// An option that ports do not have.
-    #[error("`{0}` is no option of a port; there are name=NAME, access=VID, trunk=VID+VID and vm=PID")]
+    #[error(
+        "`{0}` is no option of a port; there are name=NAME, access=VID, trunk=VID+VID and vm=PID, and of a vhost-user \
+         port server, client and queues=N"
+    )]
     UnknownOption(String),
+    /// An option of other ports.
+    #[error("`{0}` is an option of vhost-user ports alone")]
+    ForVhostUser(&'static str),
+    /// Not a number of queue pairs.
+    #[error("`{0}` is no number of queue pairs; those are 1 to 8")]
+    NotQueuePairs(String),
+    /// No path that a socket can have.
+    #[error("`{path}` is no path of a socket: {why}")]
+    SocketPath {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        why: NameFault,
+    },
     /// An option that is given a second time.
     #[error("`{0}` is given twice")]
     OptionTwice(&'static str),
@@ -105,8 +160,8 @@ pub enum PortSpecError {
         /// What is wrong with it.
         why: NameFault,
     },
-    /// A table of a configuration file with no interface, or with two.
-    #[error("a port is either a `tap` or a `packet` port; give it exactly one of the two keys")]
+    /// A table of a configuration file with no device, or with several.
+    #[error("a port is a `tap`, a `packet` or a `vhost-user` port; give it exactly one of the three keys")]
     NotOneAttachment,
 }
 
@@ -198,10 +253,67 @@ fn check_port_name(name: &str) -> Result<(), NameFault> {
     check_name(name, MAX_PORT_NAME_BYTES, &[','])
 }
 
-impl PortName {
-    /// The name of a port that was given none: its interface's.
-    fn of(interface: &InterfaceName) -> Result<PortName, PortSpecError> {
-        PortName::try_from(interface.0.clone())
+/// The path of a Unix socket: 1 to 107 bytes without commas or control characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SocketPath(String);
+
+impl SocketPath {
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for SocketPath {
+    type Error = PortSpecError;
+
+    fn try_from(path: String) -> Result<SocketPath, PortSpecError> {
+        let why = match path.chars().find(|c| c.is_control() || *c == ',') {
+            _ if path.is_empty() => NameFault::Empty,
+            _ if path.len() > MAX_SOCKET_PATH_BYTES => {
+                NameFault::TooLong { bytes: path.len(), most: MAX_SOCKET_PATH_BYTES }
+            }
+            _ if path.ends_with('/') => NameFault::Directory,
+            Some(c) => NameFault::Character(c),
+            None => return Ok(SocketPath(path)),
+        };
+        Err(PortSpecError::SocketPath { path, why })
+    }
+}
+
+/// A number of queue pairs, 1 to [`MAX_QUEUE_PAIRS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct QueuePairs(u16);
+
+impl QueuePairs {
+    /// One pair.
+    pub const ONE: QueuePairs = QueuePairs(1);
+
+    /// As a number.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for QueuePairs {
+    type Error = PortSpecError;
+
+    fn try_from(number: i64) -> Result<QueuePairs, PortSpecError> {
+        match u16::try_from(number) {
+            Ok(pairs @ 1..=MAX_QUEUE_PAIRS) => Ok(QueuePairs(pairs)),
+            _ => Err(PortSpecError::NotQueuePairs(number.to_string())),
+        }
+    }
+}
+
+impl FromStr for QueuePairs {
+    type Err = PortSpecError;
+
+    fn from_str(text: &str) -> Result<QueuePairs, PortSpecError> {
+        let number: i64 = text.parse().map_err(|_| PortSpecError::NotQueuePairs(text.to_owned()))?;
+        QueuePairs::try_from(number)
     }
 }
 
@@ -300,38 +412,45 @@ impl FromStr for PortSpec {
     fn from_str(text: &str) -> Result<PortSpec, PortSpecError> {
         let mut parts = text.split(',');
         let device = parts.next().unwrap_or_default();
-        let attachment = match device.split_once(':') {
-            Some(("tap", name)) => Attachment::Tap(InterfaceName::try_from(name.to_owned())?),
-            Some(("packet", name)) => Attachment::Packet(InterfaceName::try_from(name.to_owned())?),
+        let mut table = PortTable::default();
+        match device.split_once(':') {
+            Some(("tap", name)) => table.tap = Some(InterfaceName::try_from(name.to_owned())?),
+            Some(("packet", name)) => table.packet = Some(InterfaceName::try_from(name.to_owned())?),
+            Some(("vhost-user", path)) => table.vhost_user = Some(SocketPath::try_from(path.to_owned())?),
             _ => return Err(PortSpecError::NoKind(device.to_owned())),
-        };
-
-        let (mut name, mut access, mut trunk, mut vm) = (None, None, None, None);
+        }
+        let PortTable { name, access, trunk, vm, role, queues, .. } = &mut table;
         for option in parts {
             match option.split_once('=') {
-                Some(("name", value)) => set_once("name", &mut name, PortName::try_from(value.to_owned())?)?,
-                Some(("access", value)) => set_once("access", &mut access, value.parse()?)?,
+                Some(("name", value)) => set_once("name", name, PortName::try_from(value.to_owned())?)?,
+                Some(("access", value)) => set_once("access", access, value.parse()?)?,
                 Some(("trunk", value)) => {
                     let vlans = value.split('+').map(str::parse).collect::<Result<Vec<VlanId>, _>>()?;
-                    set_once("trunk", &mut trunk, vlans)?;
+                    set_once("trunk", trunk, vlans)?;
                 }
-                Some(("vm", value)) => set_once("vm", &mut vm, value.parse()?)?,
+                Some(("vm", value)) => set_once("vm", vm, value.parse()?)?,
+                Some(("queues", value)) => set_once("queues", queues, value.parse()?)?,
+                None if option == "server" => set_once("server or client", role, SocketRole::Server)?,
+                None if option == "client" => set_once("server or client", role, SocketRole::Client)?,
                 _ => return Err(PortSpecError::UnknownOption(option.to_owned())),
             }
         }
 
-        let name = name.map_or_else(|| PortName::of(attachment.interface()), Ok)?;
-        Ok(PortSpec { attachment, name, vlan: vlan_mode(access, trunk)?, vm })
+        PortSpec::try_from(table)
     }
 }
 
 /// A port as a table of a configuration file spells it. What concerns one key is checked as that key is
 /// read, so that an error points at its line; the rest is checked by [`PortSpec::try_from`].
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PortTable {
     tap: Option<InterfaceName>,
     packet: Option<InterfaceName>,
+    #[serde(rename = "vhost-user")]
+    vhost_user: Option<SocketPath>,
+    role: Option<SocketRole>,
+    queues: Option<QueuePairs>,
     name: Option<PortName>,
     access: Option<VlanId>,
     trunk: Option<Vec<VlanId>>,
@@ -341,13 +460,22 @@ pub(crate) struct PortTable {
 impl TryFrom<PortTable> for PortSpec {
     type Error = PortSpecError;
 
-    fn try_from(table: PortTable) -> Result<PortSpec, PortSpecError> {
-        let attachment = match (table.tap, table.packet) {
-            (Some(interface), None) => Attachment::Tap(interface),
-            (None, Some(interface)) => Attachment::Packet(interface),
+    fn try_from(mut table: PortTable) -> Result<PortSpec, PortSpecError> {
+        let attachment = match (table.tap, table.packet, table.vhost_user) {
+            (Some(interface), None, None) => Attachment::Tap(interface),
+            (None, Some(interface), None) => Attachment::Packet(interface),
+            (None, None, Some(path)) => {
+                let role = table.role.take().unwrap_or_default();
+                let queues = table.queues.take().unwrap_or(QueuePairs::ONE);
+                Attachment::VhostUser(VhostUser { path, role, queues })
+            }
             _ => return Err(PortSpecError::NotOneAttachment),
         };
-        let name = table.name.map_or_else(|| PortName::of(attachment.interface()), Ok)?;
+        let left = [(table.role.is_some(), "server or client"), (table.queues.is_some(), "queues")];
+        if let Some((_, option)) = left.iter().find(|(given, _)| *given) {
+            return Err(PortSpecError::ForVhostUser(option));
+        }
+        let name = table.name.map_or_else(|| attachment.port_name(), Ok)?;
         Ok(PortSpec { attachment, name, vlan: vlan_mode(table.access, table.trunk)?, vm: table.vm })
     }
 }
@@ -369,12 +497,31 @@ mod tests {
     fn specs_are_read() {
         let tap = Attachment::Tap(interface("hp0"));
         let packet = Attachment::Packet(interface("eth0.7"));
+        let socket = |role, queues| {
+            let path = SocketPath::try_from("/run/vm1".to_owned()).unwrap();
+            Attachment::VhostUser(VhostUser { path, role, queues: QueuePairs(queues) })
+        };
         for (text, attachment, name, vlan, vm) in [
             ("tap:hp0", &tap, "hp0", VlanMode::Transparent, None),
             ("packet:eth0.7", &packet, "eth0.7", VlanMode::Transparent, None),
             ("tap:hp0,name=web", &tap, "web", VlanMode::Transparent, None),
             ("tap:hp0,access=10", &tap, "hp0", VlanMode::Access(10), None),
             ("tap:hp0,trunk=30+10+4094,name=up", &tap, "up", VlanMode::Trunk(vec![10, 30, 4094]), None),
+            ("vhost-user:/run/vm1", &socket(SocketRole::Server, 1), "vm1", VlanMode::Transparent, None),
+            (
+                "vhost-user:/run/vm1,server",
+                &socket(SocketRole::Server, 1),
+                "vm1",
+                VlanMode::Transparent,
+                None,
+            ),
+            (
+                "vhost-user:/run/vm1,queues=8,client,name=web,access=7",
+                &socket(SocketRole::Client, 8),
+                "web",
+                VlanMode::Access(7),
+                None,
+            ),
             ("packet:eth0.7,vm=4242", &packet, "eth0.7", VlanMode::Transparent, Some(ProcessId(4242))),
         ] {
             let spec = PortSpec { attachment: attachment.clone(), name: port(name), vlan, vm };
@@ -386,8 +533,10 @@ mod tests {
     #[test]
     fn nonsense_is_refused_by_name() {
         let vlans = "is no VLAN id; those are 1 to 4094";
-        let kinds = "does not say what the port is; write tap:NAME or packet:INTERFACE, for example tap:hp0";
-        let options = "is no option of a port; there are name=NAME, access=VID, trunk=VID+VID and vm=PID";
+        let kinds = "does not say what the port is; write tap:NAME, packet:INTERFACE or vhost-user:PATH, for example tap:hp0";
+        let options = "is no option of a port; there are name=NAME, access=VID, trunk=VID+VID and vm=PID, and of a \
+                       vhost-user port server, client and queues=N";
+        let pairs = "is no number of queue pairs; those are 1 to 8";
         for (text, message) in [
             ("", format!("`` {kinds}")),
             ("hp0", format!("`hp0` {kinds}")),
@@ -415,6 +564,15 @@ mod tests {
             ("tap:hp0,vm=0", "`0` is no process id; those are 1 to 2147483647".into()),
             ("tap:hp0,vm=qemu", "`qemu` is no process id; those are 1 to 2147483647".into()),
             ("tap:hp0,vm=1,vm=2", "`vm` is given twice".into()),
+            ("tap:hp0,queues=2", "`queues` is an option of vhost-user ports alone".into()),
+            ("packet:hp0,client", "`server or client` is an option of vhost-user ports alone".into()),
+            ("vhost-user:/a,client,server", "`server or client` is given twice".into()),
+            ("vhost-user:/a,queues=0", format!("`0` {pairs}")),
+            ("vhost-user:/a,queues=9", format!("`9` {pairs}")),
+            ("vhost-user:/a,queues=all", format!("`all` {pairs}")),
+            ("vhost-user:", "`` is no path of a socket: it is empty".into()),
+            ("vhost-user:/run/", "`/run/` is no path of a socket: it means a directory".into()),
+            ("vhost-user:/a b", "`a b` is no name of a port: it contains ' '".into()),
             ("tap:hp0,trunk=7+9+7", "VLAN 7 is listed twice".into()),
             (
                 "tap:hp0,access=1,trunk=2",

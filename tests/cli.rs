@@ -57,7 +57,7 @@ fn no_command_is_a_mistake() {
 #[test]
 fn a_bad_port_is_a_usage_error() {
     for (spec, part) in [
-        ("hp0", "`hp0` does not say what the port is; write tap:NAME or packet:INTERFACE"),
+        ("hp0", "`hp0` does not say what the port is; write tap:NAME, packet:INTERFACE or vhost-user:PATH"),
         ("tap:hp0,acess=1", "`acess=1` is no option of a port; there are name=NAME, access=VID"),
         ("tap:a-name-beyond-all-bounds", "it has 24 bytes, 15 are allowed"),
     ] {

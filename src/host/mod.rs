@@ -18,23 +18,29 @@
 mod bell;
 mod cores;
 mod idle;
+mod lane;
+mod line;
+mod polling;
 mod runtime;
 mod service;
 mod timers;
 mod topology;
+mod vhost_user;
 mod vm_threads;
 mod worker;
 
 pub use bell::{Bell, GuestBell};
-pub use runtime::{AttachFailure, Entrance, HostConfig, NetDevice, Runtime};
+use line::Line;
+pub use runtime::{AttachFailure, Entrance, HostConfig, NetDevice, Runtime, VhostUserFailure};
 pub use service::Snapshot;
 pub use topology::pin_to;
+pub use vhost_user::EndpointError;
 pub use vm_threads::VmThreads;
 
 use arc_swap::ArcSwapOption;
 use cores::Cores;
 use hyper_switch_dataplane::api::{Nanos, PortId};
-use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, RunState};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use timers::Timers;
@@ -58,7 +64,7 @@ pub enum RunSource {
 
 /// What the switch asks of this process.
 pub struct ThreadHost {
-    bells: Box<[ArcSwapOption<GuestBell>]>,
+    lines: Box<[ArcSwapOption<Line>]>,
     vms: Box<[ArcSwapOption<VmThreads>]>,
     timers: Timers,
     /// Wakes the service for a timer.
@@ -68,17 +74,24 @@ pub struct ThreadHost {
 
 impl ThreadHost {
     fn new(ports: usize, alarm: Bell, cores: Cores) -> ThreadHost {
-        let bells = (0..ports).map(|_| ArcSwapOption::empty()).collect();
+        let lines = (0..ports).map(|_| ArcSwapOption::empty()).collect();
         let vms = (0..ports).map(|_| ArcSwapOption::empty()).collect();
-        ThreadHost { bells, vms, timers: Timers::new(ports), alarm, cores: Arc::new(cores) }
+        ThreadHost { lines, vms, timers: Timers::new(ports), alarm, cores: Arc::new(cores) }
     }
 
-    /// Has `bell` rung for notifications of `vm`; none for no longer.
-    fn set_bell(&self, vm: PortId, bell: Option<Arc<GuestBell>>) {
-        if let Some(bell) = &bell {
+    /// Has notifications of `vm` go by `line`; none for no longer.
+    fn set_line(&self, vm: PortId, line: Option<Line>) {
+        if let Some(Line::Bell(bell)) = &line {
             bell.count_on(self.cores.clone());
         }
-        self.bells[usize::from(vm.0)].store(bell);
+        self.lines[usize::from(vm.0)].store(line.map(Arc::new));
+    }
+
+    /// Tells the VMM of a lane that it does not work any more, if it has one.
+    fn report_fault(&self, lane: PortId) {
+        if let Some(line) = &*self.lines[usize::from(lane.0)].load() {
+            line.report_fault();
+        }
     }
 
     /// Has these threads tell the run state of `vm`; none for no longer.
@@ -89,7 +102,7 @@ impl ThreadHost {
     /// What `vm` does, if anybody knows, and who says so.
     fn seen(&self, vm: PortId) -> (Option<RunState>, RunSource) {
         let vm = usize::from(vm.0);
-        if let Some(bell) = &*self.bells[vm].load() {
+        if let Some(Line::Bell(bell)) = self.lines[vm].load().as_deref() {
             return (Some(bell.run_state()), RunSource::OwnWord);
         }
         match &*self.vms[vm].load() {
@@ -110,12 +123,15 @@ impl Host for ThreadHost {
     }
 
     fn home(&self, vm: PortId) -> CoreId {
-        self.bells[usize::from(vm.0)].load().as_ref().map_or(CoreId::default(), |bell| bell.home())
+        match self.lines[usize::from(vm.0)].load().as_deref() {
+            Some(Line::Bell(bell)) => bell.home(),
+            _ => CoreId::default(),
+        }
     }
 
-    fn notify(&self, vm: PortId) {
-        if let Some(bell) = &*self.bells[usize::from(vm.0)].load() {
-            bell.ring();
+    fn notify(&self, vm: PortId, ring: Ring) {
+        if let Some(line) = &*self.lines[usize::from(vm.0)].load() {
+            line.interrupt(ring);
         }
     }
 

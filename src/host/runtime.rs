@@ -4,8 +4,10 @@ use super::cores::Cores;
 use super::idle::IdleWorker;
 use super::service::{Channels, Service, ServiceHandle, Snapshot};
 use super::topology::{topology, usable_cpus};
-use super::worker::Worker;
+use super::vhost_user::{EndpointError, VhostUserPort};
+use super::worker::{Worker, Workers};
 use super::{Bell, GuestBell, RunSource, ThreadHost, VmThreads, now};
+use crate::port_spec::VhostUser;
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use hyper_switch_controlplane::control_plane::ControlPlane;
 use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
@@ -20,6 +22,7 @@ use hyper_switch_dataplane::{
 };
 use hyper_switch_pvnet::device::Device;
 use rustix::fd::{AsFd, BorrowedFd};
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -89,6 +92,17 @@ pub enum AttachFailure {
     Stopping,
 }
 
+/// Why a vhost-user port could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum VhostUserFailure {
+    /// The switch has no place for it.
+    #[error(transparent)]
+    Attach(#[from] AttachFailure),
+    /// Its socket cannot be had.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+}
+
 /// A running switch. Dropped, it stops: no thread of it is left.
 pub struct Runtime {
     switch: Arc<Switch>,
@@ -96,6 +110,7 @@ pub struct Runtime {
     service: ServiceHandle,
     idle_workers: Vec<IdleWorker>,
     workers: Vec<Worker>,
+    vhost_user: HashMap<PortId, VhostUserPort>,
     service_thread: Option<JoinHandle<()>>,
     supervisor: Option<Supervisor>,
     guests: Mutex<std::ops::Range<u16>>,
@@ -161,6 +176,7 @@ impl Runtime {
             service: handle,
             idle_workers,
             workers,
+            vhost_user: HashMap::new(),
             service_thread: Some(service_thread),
             supervisor: Some(supervisor),
             guests: Mutex::new(service_core as u16 + 1..cores as u16),
@@ -188,6 +204,40 @@ impl Runtime {
         self.workers[worker].watch(port, device);
         self.next_worker += 1;
         Ok(port)
+    }
+
+    /// Makes a port for a VM of another process, whose VMM is served on a vhost-user socket.
+    ///
+    /// # Errors
+    /// The switch has no port left, or is stopping; the socket cannot be had.
+    ///
+    /// # Panics
+    /// If the runtime was started without workers.
+    pub fn attach_vhost_user(
+        &mut self,
+        name: &str,
+        vlan: VlanMode,
+        spec: &VhostUser,
+    ) -> Result<PortId, VhostUserFailure> {
+        let owned = name.to_owned();
+        let reserved = self.service.ask(move |service| service.reserve(owned, vlan));
+        let port = reserved.ok_or(AttachFailure::Stopping)?.map_err(AttachFailure::from)?;
+        let workers = Workers::of(&self.workers);
+        match VhostUserPort::start(spec, name, port, self.service.clone(), workers) {
+            Ok(serving) => {
+                self.vhost_user.insert(port, serving);
+                Ok(port)
+            }
+            Err(error) => {
+                self.detach(port);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// How it stands with the VMM of a vhost-user port; nothing of others.
+    pub fn standing(&self, port: PortId) -> Option<String> {
+        self.vhost_user.get(&port).map(VhostUserPort::standing)
     }
 
     /// Attaches a VM of this process, whose thread `bell` wakes.
@@ -263,6 +313,8 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
+        // First, as their VMs are let go by workers and service.
+        self.vhost_user.clear();
         self.workers.clear();
         self.idle_workers.clear();
         self.supervisor = None;

@@ -4,13 +4,16 @@
 //! core has passed them, lets timers fire, and does what the rest of the process asks ([`Service::ask`] of its
 //! handle). It sleeps until one of these comes.
 
+use super::lane::LaneWires;
+use super::line::Line;
 use super::{Bell, GuestBell, ThreadHost, VmThreads, now};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
-use hyper_switch_dataplane::api::{Event, FlowRecord, Nanos, PortId, Request};
+use hyper_switch_dataplane::api::{Event, FlowRecord, Nanos, PortId, Request, VlanMode};
 use hyper_switch_dataplane::{
-    AttachError, Barrier, Control, CoreContext, Entered, PortConfig, PortState, PortStatus,
+    AttachError, Backend, Barrier, Control, CoreContext, Entered, ExchangeError, Map, PortConfig, PortFault,
+    PortState, PortStatus, QueuePair,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +64,9 @@ pub(super) struct Service {
     /// that lets go of them, which takes system calls.
     retired: Vec<Arc<VmThreads>>,
     rescan_at: Nanos,
+    /// Who waits for the rings of VMs on their way out.
+    leaving: HashMap<PortId, Sender<Vec<QueuePair>>>,
+    /// Something is to be reaped.
     detaching: bool,
     stopping: bool,
 }
@@ -82,6 +88,7 @@ impl Service {
             vms: Vec::new(),
             retired: Vec::new(),
             rescan_at: Nanos::default(),
+            leaving: HashMap::new(),
             detaching: false,
             stopping: false,
         }
@@ -109,7 +116,7 @@ impl Service {
             self.rescan();
             self.answer_barriers();
             if self.detaching {
-                self.detaching = !self.control.reap(&mut self.cx, &*self.host).done;
+                self.reap();
             }
         }
     }
@@ -182,11 +189,12 @@ impl Service {
                 && self.broken.insert(port.info.id)
             {
                 let name = &port.info.name;
-                tracing::error!(
-                    port = %name,
-                    %fault,
-                    "port is down, the others forward on; restart the switch once its interface is there again"
-                );
+                let until = match fault {
+                    PortFault::Device(_) => "the switch is restarted, once its interface is there again",
+                    PortFault::TxRing(_) | PortFault::RxRing(_) => "its VM's driver starts anew",
+                };
+                tracing::error!(port = %name, %fault, "port is down until {until}; the others forward on");
+                self.control.lanes(port.info.id).iter().for_each(|lane| self.host.report_fault(*lane));
                 self.tell(Event::PortRemoved(port.info.id));
             }
         }
@@ -239,6 +247,83 @@ impl Service {
         }
     }
 
+    /// Makes a port without anything behind it. The control plane is told when a VM comes.
+    pub(super) fn reserve(&mut self, name: String, vlan: VlanMode) -> Result<PortId, AttachError> {
+        self.control.reserve(name, vlan)
+    }
+
+    /// Connects a VM of another process to a port that was reserved, and tells the control plane. Answers the numbers
+    /// of its lanes, whose wires are these.
+    pub(super) fn connect(
+        &mut self,
+        id: PortId,
+        backend: Backend,
+        wires: Vec<LaneWires>,
+    ) -> Result<Vec<PortId>, AttachError> {
+        self.control.connect(id, backend)?;
+        let lanes = self.control.lanes(id);
+        for (lane, wires) in lanes.iter().zip(wires) {
+            self.wire(*lane, wires);
+        }
+        self.came(id);
+        Ok(lanes)
+    }
+
+    /// Has a lane's notifications go by these wires.
+    pub(super) fn wire(&mut self, lane: PortId, wires: LaneWires) {
+        let by_hypercall = !self.control.switch().config().optimisations.preemptive_copy;
+        self.host.set_line(lane, Some(Line::Wires { wires, by_hypercall }));
+    }
+
+    /// Begins to disconnect the VM behind a port. Its rings go to `gone` when nothing of it is in use any more.
+    fn disconnect(&mut self, id: PortId, gone: Sender<Vec<QueuePair>>) {
+        let lanes = self.control.lanes(id);
+        if self.control.disconnect(id) {
+            lanes.iter().for_each(|lane| self.host.set_line(*lane, None));
+            self.leaving.insert(id, gone);
+            self.went(id);
+        }
+    }
+
+    /// Has frames for a port go to the lanes of this set, a bit each.
+    pub(super) fn set_lanes(&mut self, id: PortId, enabled: u8) {
+        self.control.set_lanes(&mut self.cx, &*self.host, id, enabled);
+    }
+
+    /// Has the rings of a port go on in other memory.
+    pub(super) fn exchange(&mut self, id: PortId, maps: &[Map]) -> Result<(), ExchangeError> {
+        self.detaching = true;
+        self.control.exchange(&mut self.cx, &*self.host, id, maps)
+    }
+
+    /// The control plane hears of a port that works now.
+    fn came(&mut self, id: PortId) {
+        self.broken.remove(&id);
+        if let Some(port) = self.control.port(id) {
+            self.tell(Event::PortAdded(port.info));
+        }
+    }
+
+    /// The control plane hears of a port that works no longer, unless it heard so when it broke.
+    fn went(&mut self, id: PortId) {
+        self.detaching = true;
+        if !self.broken.remove(&id) {
+            self.tell(Event::PortRemoved(id));
+        }
+    }
+
+    /// Carries on what takes time: VMs on their way out, memory that is exchanged.
+    fn reap(&mut self) {
+        let reaped = self.control.reap(&mut self.cx, &*self.host);
+        self.detaching = !reaped.done;
+        for gone in reaped.gone {
+            if let Some(waits) = self.leaving.remove(&gone.port) {
+                // Whoever no longer waits has ended.
+                let _ = waits.send(gone.queues);
+            }
+        }
+    }
+
     /// Attaches a port and tells the control plane. `bell` is rung for notifications of a VM.
     pub(super) fn attach(
         &mut self,
@@ -246,11 +331,8 @@ impl Service {
         bell: Option<Arc<GuestBell>>,
     ) -> Result<PortId, AttachError> {
         let id = self.control.attach(config)?;
-        self.host.set_bell(id, bell);
-        self.broken.remove(&id);
-        if let Some(port) = self.control.port(id) {
-            self.tell(Event::PortAdded(port.info));
-        }
+        self.host.set_line(id, bell.map(Line::Bell));
+        self.came(id);
         Ok(id)
     }
 
@@ -260,10 +342,7 @@ impl Service {
             self.host.set_threads(id, None);
             let gone = self.vms.extract_if(.., |(port, _)| *port == id);
             self.retired.extend(gone.map(|(_, threads)| threads));
-            self.detaching = true;
-            if !self.broken.remove(&id) {
-                self.tell(Event::PortRemoved(id));
-            }
+            self.went(id);
         }
     }
 
@@ -286,6 +365,14 @@ pub(super) struct ServiceHandle {
 }
 
 impl ServiceHandle {
+    /// Disconnects the VM behind a port, and answers its rings when nothing of it is in use any more; none if the service
+    /// has ended.
+    pub(super) fn disconnect(&self, id: PortId) -> Vec<QueuePair> {
+        let (gone, answered) = bounded(1);
+        self.ask(move |service| service.disconnect(id, gone));
+        answered.recv().unwrap_or_default()
+    }
+
     /// Has the service do something and waits for the answer; none if the service has ended.
     pub(super) fn ask<T: Send + 'static>(
         &self,
