@@ -319,8 +319,7 @@ mod tests {
     //! The device side against drivers that lie, one lie a test: each is its typed fault. What an honest
     //! driver does is tested with the driver side.
     use super::*;
-    use crate::mem::{Intent, prefetch};
-use crate::mem::MemoryFault;
+    use crate::mem::MemoryFault;
     use crate::ring::device::Direction;
     use crate::ring::layout::QueueAddrs;
 
