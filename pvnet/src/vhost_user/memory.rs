@@ -43,9 +43,6 @@ pub enum MapFault {
     /// More regions than were offered.
     #[error("more than {MAX_REGIONS} regions")]
     TooMany,
-    /// What is to be removed is not there.
-    #[error("no region of {bytes} bytes at guest address {guest_addr:#x}")]
-    NoSuchRegion { guest_addr: u64, bytes: u64 },
     /// The file could not be asked or mapped: it is not open for writing, say.
     #[error("mapping memory: {0}")]
     System(Errno),
@@ -194,14 +191,17 @@ impl MemoryTable {
         MemoryTable::checked(self.regions.iter().cloned().chain([added]).collect(), self.lost.clone())
     }
 
-    /// One region fewer: the one with these addresses and this size, whatever its offset.
-    pub fn without(&self, region: MemoryRegion) -> Result<MemoryTable, MapFault> {
+    /// One region fewer: the one with these addresses and this size, whatever its offset. None if there is none.
+    pub fn without(&self, region: MemoryRegion) -> Option<MemoryTable> {
         let key = |region: &MemoryRegion| (region.guest_addr, region.user_addr, region.bytes);
         let mut regions = self.regions.clone();
-        let MemoryRegion { guest_addr, bytes, .. } = region;
-        let at = regions.iter().position(|(has, _)| key(has) == key(&region));
-        regions.remove(at.ok_or(MapFault::NoSuchRegion { guest_addr, bytes })?);
-        MemoryTable::checked(regions, self.lost.clone())
+        regions.remove(regions.iter().position(|(has, _)| key(has) == key(&region))?);
+        Some(MemoryTable::checked(regions, self.lost.clone()).expect("a part of what was checked is in order"))
+    }
+
+    /// Whether this very region is there.
+    pub fn has(&self, region: MemoryRegion) -> bool {
+        self.regions.iter().any(|(has, _)| *has == region)
     }
 
     /// The guest address of a user address, if that is in a region.
@@ -289,8 +289,7 @@ mod tests {
         let overlap = Some(MapFault::Guest(RegionError::Overlap(0x1fff)));
         assert_eq!(fault(one(), region(0x1fff, 0x1000, 0x9000, 0)), overlap);
         assert_eq!(fault(one(), region(0x9000, 0x1000, 0x1fff, 0)), Some(MapFault::UserAddress(0x1fff)));
-        let gone = one().without(region(0x1000, 0xfff, 0x1000, 0)).err();
-        assert_eq!(gone, Some(MapFault::NoSuchRegion { guest_addr: 0x1000, bytes: 0xfff }));
+        assert!(one().without(region(0x1000, 0xfff, 0x1000, 0)).is_none());
         assert!(one().without(region(0x1000, 0x1000, 0x1000, 77)).unwrap().is_empty());
 
         let device = std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap().into();

@@ -400,8 +400,13 @@ impl Session {
             }
 
             Request::SetMemTable(table) => self.set_memory(self.memory.replaced(table)?)?,
+            // Up to version 8.0, QEMU asks for both once for each queue pair.
+            Request::AddMemReg(region, _) if self.memory.has(region) => Outcome::Done(Effect::None),
             Request::AddMemReg(region, file) => self.set_memory(self.memory.with(region, &file)?)?,
-            Request::RemMemReg(region) => self.set_memory(self.memory.without(region)?)?,
+            Request::RemMemReg(region) => match self.memory.without(region) {
+                Some(memory) => self.set_memory(memory)?,
+                None => Outcome::Done(Effect::None),
+            },
             Request::GetMaxMemSlots => number(MAX_REGIONS as u64),
 
             Request::SetVringNum(VringState { index, num }) => {

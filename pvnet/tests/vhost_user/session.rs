@@ -184,12 +184,13 @@ fn memory_changes_under_a_live_lane() {
     let vmm = Vmm::new();
     let mut session = running(&vmm, SPLIT);
     let more = [GUEST + BYTES, 0x1000, USER + BYTES, 0];
-    let add = Sent::region(ADD_MEM_REG, more).with(memory(0x1000));
-    assert_eq!(send_all(&mut session, [add]), [Effect::Memory]);
+    // Twice, as some front-ends ask for each queue pair.
+    let add = || Sent::region(ADD_MEM_REG, more).with(memory(0x1000));
+    assert_eq!(send_all(&mut session, [add(), add()]), [Effect::Memory]);
     assert_eq!(session.memory().bytes(), BYTES + 0x1000);
-    // Some front-ends send a file descriptor with it, which they should not.
-    let remove = Sent::region(REM_MEM_REG, more).with(memory(0x1000));
-    assert_eq!(send_all(&mut session, [remove]), [Effect::Memory]);
+    // Some send a file descriptor with it, which they should not.
+    let remove = || Sent::region(REM_MEM_REG, more).with(memory(0x1000));
+    assert_eq!(send_all(&mut session, [remove(), remove()]), [Effect::Memory]);
     assert_eq!(session.memory().bytes(), BYTES);
 
     // The same user addresses elsewhere in the guest.
@@ -507,9 +508,12 @@ fn lies_are_faults() {
             MapFault::NotAFile.into(),
         ),
         (
-            "no memory, removed",
-            |_| vec![Sent::region(REM_MEM_REG, [0, BYTES, USER, 0])],
-            MapFault::NoSuchRegion { guest_addr: 0, bytes: BYTES }.into(),
+            "memory that is there, at another offset",
+            |vmm| {
+                let add = |offset| Sent::region(ADD_MEM_REG, [0, 0x1000, USER, offset]).with(vmm.file());
+                vec![add(0), add(0x1000)]
+            },
+            MapFault::UserAddress(USER).into(),
         ),
         (
             "in flight, of more queues than there are",
