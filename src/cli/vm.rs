@@ -12,6 +12,9 @@ use std::time::Duration;
 /// The most pairs of rings of a guest's NIC.
 const MAX_QUEUES: i64 = 8;
 
+/// The least MTU of IPv4 (RFC 791), in bytes.
+const MIN_MTU: i64 = 68;
+
 /// What `hyper-switch vm` is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmOptions {
@@ -23,6 +26,8 @@ pub struct VmOptions {
     pub ring: RingFormat,
     /// Pairs of rings of each guest, and its cores.
     pub queues: u16,
+    /// The MTU in bytes that guests are told, if not the usual one.
+    pub mtu: Option<u16>,
     /// How long each workload is measured.
     pub duration: Duration,
     /// The guests' kernel, if not one that is found.
@@ -67,6 +72,10 @@ pub(super) struct VmArgs {
     /// Pairs of a receive and a transmit ring of each guest, which has as many cores
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MAX_QUEUES))]
     queues: u16,
+
+    /// The MTU that the guests' NICs tell them; without it they take 1500
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(MIN_MTU..))]
+    mtu: Option<u16>,
 
     /// Seconds that each workload is measured for
     #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
@@ -121,6 +130,7 @@ impl VmArgs {
             backend,
             ring,
             queues,
+            mtu,
             duration,
             kernel,
             busybox,
@@ -138,6 +148,7 @@ impl VmArgs {
             backend,
             ring,
             queues,
+            mtu,
             duration,
             kernel,
             busybox,
@@ -163,6 +174,7 @@ mod tests {
             backend: Backend::VhostUser,
             ring: RingFormat::Split,
             queues: 1,
+            mtu: None,
             duration: Duration::from_secs(5),
             kernel: None,
             busybox: None,
@@ -175,9 +187,10 @@ mod tests {
         expected.accel = AccelChoice::Tcg;
         expected.ring = RingFormat::Packed;
         expected.queues = 8;
+        expected.mtu = Some(9000);
         expected.fetch = true;
         expected.print_command = true;
-        let line = "vm --accel tcg --ring packed --queues 8 --fetch --print-command";
+        let line = "vm --accel tcg --ring packed --queues 8 --mtu 9000 --fetch --print-command";
         assert_eq!(command(line), Command::Vm(expected));
     }
 
@@ -186,6 +199,7 @@ mod tests {
     fn nonsense_is_refused() {
         for (line, part) in [
             ("vm --queues 9", "9 is not in 1..=8"),
+            ("vm --mtu 67", "67 is not in 68..=65535"),
             ("vm --queues 2 --backend tap", "--queues is for vhost-user"),
             ("vm --accel xen", "[possible values: auto, kvm, tcg]"),
             ("vm --fetch --kernel /k", "cannot be used with"),

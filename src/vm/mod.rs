@@ -58,7 +58,7 @@ pub fn run(options: &VmOptions) -> Result<GuestsReport, Failure> {
     let interrupt = interruption()?;
     let setup = setup(options, &interrupt)?;
     let kernel = setup.kernel.version.clone();
-    let (accel, backend, ring, queues) = (setup.accel, setup.backend, setup.ring, setup.queues);
+    let Setup { accel, backend, ring, queues, mtu, .. } = setup;
     tracing::info!(%kernel, ?accel, "booting two guests");
     let mut rig = Rig::start(setup, interrupt)?;
     let [a, b] = &mut rig.guests;
@@ -78,7 +78,7 @@ pub fn run(options: &VmOptions) -> Result<GuestsReport, Failure> {
         way(0, 1, scenario::datagrams(a, b, ADDRESSES[1], datagrams, per_s)?),
     ];
     let ports = rig.switch().ports()?;
-    Ok(GuestsReport { kernel, accel, backend, ring, queues, ping, workloads, ports })
+    Ok(GuestsReport { kernel, accel, backend, ring, queues, mtu, ping, workloads, ports })
 }
 
 /// The commands that start the switch and the guests by hand, ready to be pasted, a shell each and in this order. The
@@ -99,11 +99,12 @@ pub fn commands(options: &VmOptions) -> Result<String, Failure> {
     let switch = line(&setup.program, switch::arguments(&folder.join("ctl.sock"), &setup.ports(&folder)));
     let guests = [0, 1].map(|index| line(&setup.qemu, setup.machine(index, &folder).arguments()));
     Ok(match setup.backend {
-        Backend::VhostUser => format!("{switch}{}", guests.concat()),
+        Backend::VhostUser | Backend::VhostUserClient => format!("{switch}{}", guests.concat()),
         // The interfaces are QEMU's.
         Backend::Tap => {
-            let [first, second] = [0, 1].map(rig::interface);
-            format!("{}ip link set {first} up; ip link set {second} up; {switch}", guests.concat())
+            let mtu = setup.mtu.map_or(String::new(), |mtu| format!(" mtu {mtu}"));
+            let up = [0, 1].map(|index| format!("ip link set {}{mtu} up; ", rig::interface(index)));
+            format!("{}{}{switch}", guests.concat(), up.concat())
         }
     })
 }
@@ -125,8 +126,8 @@ fn setup(options: &VmOptions, interrupt: &Receiver<()>) -> Result<Setup, Failure
     };
     let busybox = options.busybox.clone().map_or_else(image::find_busybox, Ok)?;
     let program = std::env::current_exe().map_err(cannot("tell where this program is"))?;
-    let VmOptions { backend, ring, queues, .. } = *options;
-    let mut setup = Setup { qemu, accel: Accel::Tcg, backend, ring, queues, kernel, busybox, program };
+    let VmOptions { backend, ring, queues, mtu, .. } = *options;
+    let mut setup = Setup { qemu, accel: Accel::Tcg, backend, ring, queues, mtu, kernel, busybox, program };
     setup.accel = match options.accel {
         AccelChoice::Kvm => Accel::Kvm,
         AccelChoice::Tcg => Accel::Tcg,

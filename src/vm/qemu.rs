@@ -1,5 +1,6 @@
 //! QEMU's command line for a guest: what the guest is, in; words, out.
 
+use crate::port_spec::SocketRole;
 use std::path::PathBuf;
 
 /// Who executes a guest's instructions.
@@ -33,13 +34,20 @@ pub struct Nic {
     pub ring: RingFormat,
     /// Pairs of a receive and a transmit ring, 1 to 8.
     pub queues: u16,
+    /// Its MTU in bytes, if it tells the guest one; a guest that is told none takes 1500.
+    pub mtu: Option<u16>,
 }
 
 /// What is behind a NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// A vhost-user socket on which a switch listens. QEMU connects again whenever that switch is gone.
-    VhostUser(PathBuf),
+    /// A vhost-user socket. QEMU connects again, or is connected to again, whenever the switch is gone.
+    VhostUser {
+        /// Where it is.
+        socket: PathBuf,
+        /// Which end of it the switch is.
+        role: SocketRole,
+    },
     /// A TAP interface that QEMU makes and owns; the switch attaches to it by AF_PACKET.
     Tap(String),
 }
@@ -112,12 +120,16 @@ impl Machine {
 
 impl Nic {
     fn arguments(&self, accel: Accel) -> Vec<(&'static str, String)> {
-        let Nic { link, mac, ring, queues } = self;
+        let Nic { link, mac, ring, queues, mtu } = self;
         let mut words = Vec::new();
         let several = if *queues > 1 { format!(",queues={queues}") } else { String::new() };
         match link {
-            Link::VhostUser(socket) => {
-                words.push(("chardev", format!("socket,id=switch,path={},reconnect=1", socket.display())));
+            Link::VhostUser { socket, role } => {
+                let end = match role {
+                    SocketRole::Server => "reconnect=1",
+                    SocketRole::Client => "server=on",
+                };
+                words.push(("chardev", format!("socket,id=switch,path={},{end}", socket.display())));
                 words.push(("netdev", format!("vhost-user,id=net,chardev=switch{several}")));
             }
             Link::Tap(interface) => {
@@ -133,8 +145,11 @@ impl Nic {
         if *ring == RingFormat::Packed {
             device.push_str(",packed=on");
         }
+        if let Some(mtu) = mtu {
+            device.push_str(&format!(",host_mtu={mtu}"));
+        }
         // QEMU 7.2 under TCG crashes with vhost-user and MSI-X (msix_set_vector_notifiers).
-        if accel == Accel::Tcg && matches!(link, Link::VhostUser(_)) {
+        if accel == Accel::Tcg && matches!(link, Link::VhostUser { .. }) {
             device.push_str(",vectors=0");
         }
         words.push(("device", device));
@@ -173,10 +188,11 @@ mod tests {
     #[test]
     fn a_guest_is_a_command_line() {
         let nic = Nic {
-            link: Link::VhostUser("/tmp/a.sock".into()),
+            link: Link::VhostUser { socket: "/tmp/a.sock".into(), role: SocketRole::Server },
             mac: [0x52, 0x54, 0, 0x77, 0, 1],
             ring: RingFormat::Split,
             queues: 1,
+            mtu: None,
         };
         let expected = "-name a -machine pc,accel=tcg,memory-backend=memory -cpu qemu64 -smp 1 -m 256M \
                         -object memory-backend-memfd,id=memory,size=256M,share=on -kernel /boot/vmlinuz \
@@ -193,20 +209,26 @@ mod tests {
     /// Each thing that can be chosen is in the words that QEMU has for it, and nothing that was not chosen.
     #[test]
     fn choices_are_words() {
-        let nic = |link: Link, ring, queues| Nic { link, mac: [2; 6], ring, queues };
+        let nic = |link: Link, ring, queues| Nic {
+            link,
+            mac: [2; 6],
+            ring,
+            queues,
+            mtu: (queues > 1).then_some(9000),
+        };
         let tap = || Link::Tap("hs0".into());
-        let socket = || Link::VhostUser("/s".into());
+        let socket = || Link::VhostUser { socket: "/s".into(), role: SocketRole::Client };
         let line = |nic| quoted(&machine(Some(nic)).arguments());
         for (nic, parts, absent) in [
             (
                 nic(tap(), RingFormat::Packed, 1),
                 &["tap,id=net,ifname=hs0,script=no,downscript=no,vhost=off ", ",packed=on "][..],
-                &["mq=on", "queues", "vectors", "chardev"][..],
+                &["mq=on", "queues", "vectors", "chardev", "mtu"][..],
             ),
             (
                 nic(socket(), RingFormat::Split, 4),
-                &["vhost-user,id=net,chardev=switch,queues=4 ", ",mq=on,vectors=0 "],
-                &["packed", "tap,"],
+                &[",path=/s,server=on ", "chardev=switch,queues=4 ", ",mq=on,host_mtu=9000,vectors=0 "],
+                &["packed", "tap,", "reconnect"],
             ),
         ] {
             let line = line(nic);

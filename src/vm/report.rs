@@ -23,6 +23,8 @@ pub struct GuestsReport {
     pub ring: RingFormat,
     /// Pairs of rings of each guest.
     pub queues: u16,
+    /// The MTU in bytes that guests were told, if they were.
+    pub mtu: Option<u16>,
     /// What came of a ping from `a` to `b`.
     pub ping: Ping,
     /// The workloads, in the order in which they ran.
@@ -52,16 +54,18 @@ impl GuestsReport {
         };
         let backend = match self.backend {
             Backend::VhostUser => "vhost-user",
+            Backend::VhostUserClient => "vhost-user with sockets of QEMU's",
             Backend::Tap => "TAP and packet sockets",
         };
         let ring = match self.ring {
             RingFormat::Split => "split",
             RingFormat::Packed => "packed",
         };
+        let mtu = self.mtu.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
         let pairs = if self.queues == 1 { "pair" } else { "pairs" };
         let Ping { sent, received, min_ms, avg_ms, max_ms } = self.ping;
         let mut text = format!(
-            "2 guests with Linux {}, {accel}, on {backend}; {ring} ring, {} queue {pairs}\n\
+            "2 guests with Linux {}, {accel}, on {backend}; {ring} ring, {} queue {pairs}{mtu}\n\
              ping: {received} of {sent} answered; round trip {min_ms:.3} ms at least, {avg_ms:.3} ms on average, \
              {max_ms:.3} ms at most\n\n",
             self.kernel, self.queues
@@ -161,6 +165,7 @@ mod tests {
             backend: Backend::Tap,
             ring: RingFormat::Split,
             queues: 1,
+            mtu: Some(9000),
             ping: Ping { sent: 10, received: 10, min_ms: 0.5, avg_ms: 1.0, max_ms: 2.0 },
             workloads: vec![
                 between(Measured { throughput_gbps: Some(1.25), ..nothing.clone() }),
@@ -176,7 +181,7 @@ mod tests {
             ports: vec![port],
         };
         let expected = "\
-2 guests with Linux 6.1.0, translated by QEMU (TCG), on TAP and packet sockets; split ring, 1 queue pair
+2 guests with Linux 6.1.0, translated by QEMU (TCG), on TAP and packet sockets; split ring, 1 queue pair, MTU 9000
 ping: 10 of 10 answered; round trip 0.500 ms at least, 1.000 ms on average, 2.000 ms at most
 
 workload  way     seconds   Gb/s  transactions/s  p50 us  p99 us  max us  lost

@@ -7,6 +7,7 @@ use super::qemu::{Accel, Link, Machine, Nic, RingFormat};
 use super::switch::Switch;
 use super::{cannot, namespace_failure};
 use crate::exit::Failure;
+use crate::port_spec::SocketRole;
 use crossbeam_channel::Receiver;
 use hyper_switch_pvnet::namespace::{Interface, Namespace};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub struct Setup {
     pub ring: RingFormat,
     /// Pairs of rings of each guest, and its cores.
     pub queues: u16,
+    /// The MTU in bytes that guests are told, if not the usual one.
+    pub mtu: Option<u16>,
     /// The guests' kernel.
     pub kernel: Kernel,
     /// The program busybox.
@@ -49,6 +52,8 @@ pub struct Setup {
 pub enum Backend {
     /// By vhost-user sockets: the switch copies from guest to guest
     VhostUser,
+    /// The same; QEMU makes the sockets, and the switch connects
+    VhostUserClient,
     /// By TAP interfaces, which QEMU copies to and from. Needs root
     Tap,
 }
@@ -57,7 +62,10 @@ impl Setup {
     /// The guest `index`, whose image and socket are in `folder`.
     pub fn machine(&self, index: usize, folder: &Path) -> Machine {
         let link = match self.backend {
-            Backend::VhostUser => Link::VhostUser(socket(index, folder)),
+            Backend::VhostUser => Link::VhostUser { socket: socket(index, folder), role: SocketRole::Server },
+            Backend::VhostUserClient => {
+                Link::VhostUser { socket: socket(index, folder), role: SocketRole::Client }
+            }
             Backend::Tap => Link::Tap(interface(index)),
         };
         // Locally administered; the last byte tells the guests apart.
@@ -69,19 +77,21 @@ impl Setup {
             kernel: self.kernel.image.clone(),
             image: folder.join("image"),
             address: format!("{}/24", ADDRESSES[index]),
-            nic: Some(Nic { link, mac, ring: self.ring, queues: self.queues }),
+            nic: Some(Nic { link, mac, ring: self.ring, queues: self.queues, mtu: self.mtu }),
             console: None,
         }
     }
 
     /// The switch's ports, as its user writes them.
     pub fn ports(&self, folder: &Path) -> Vec<String> {
-        let port = |(index, name): (usize, &&str)| match self.backend {
-            Backend::VhostUser => {
-                let queues = if self.queues > 1 { format!(",queues={}", self.queues) } else { String::new() };
-                format!("vhost-user:{}{queues},name={name}", socket(index, folder).display())
+        let queues = if self.queues > 1 { format!(",queues={}", self.queues) } else { String::new() };
+        let port = |(index, name): (usize, &&str)| {
+            let socket = || socket(index, folder).display().to_string();
+            match self.backend {
+                Backend::VhostUser => format!("vhost-user:{}{queues},name={name}", socket()),
+                Backend::VhostUserClient => format!("vhost-user:{},client{queues},name={name}", socket()),
+                Backend::Tap => format!("packet:{},name={name}", interface(index)),
             }
-            Backend::Tap => format!("packet:{},name={name}", interface(index)),
         };
         NAMES.iter().enumerate().map(port).collect()
     }
@@ -128,14 +138,14 @@ impl Rig {
         let folder = folder.map_err(cannot("make a folder for the guests"))?;
         // TAPs of guests are nobody else's business.
         let namespace = match setup.backend {
-            Backend::VhostUser => None,
+            Backend::VhostUser | Backend::VhostUserClient => None,
             Backend::Tap => Some(Namespace::new().map_err(namespace_failure)?),
         };
         setup.write_image(folder.path())?;
         let start_switch = || switch(&setup, folder.path(), namespace.as_ref(), interrupt.clone());
         // QEMU wants a socket on which somebody listens, and a packet socket an interface that is there.
         let mut first = match setup.backend {
-            Backend::VhostUser => Some(start_switch()?),
+            Backend::VhostUser | Backend::VhostUserClient => Some(start_switch()?),
             Backend::Tap => None,
         };
         let boot = |index| guest(&setup, index, folder.path(), namespace.as_ref(), interrupt.clone());
@@ -144,7 +154,11 @@ impl Rig {
             guest.ready(BOOT)?;
         }
         if let Some(namespace) = &namespace {
-            let up = |index| Interface::named(&interface(index)).and_then(|interface| interface.up());
+            let up = |index| {
+                let tap = Interface::named(&interface(index))?;
+                setup.mtu.map_or(Ok(()), |mtu| tap.set_mtu_bytes(mtu.into()))?;
+                tap.up()
+            };
             let up = namespace.run(|| up(0).and_then(|()| up(1))).map_err(namespace_failure)?;
             up.map_err(|error| cannot("take the guests' TAPs up")(std::io::Error::other(error)))?;
             first = Some(start_switch()?);

@@ -1,31 +1,58 @@
-//! What a guest's driver asks of its NIC, by the control queue where there is one: another address, VLANs, more or fewer
-//! queues.
+//! What a guest's driver takes from its NIC, the format of its rings and the MTU, and what it asks of it by the control
+//! queue: another address, VLANs, more or fewer queues.
 
-use crate::world::{SOON, must, negotiated, rig};
+use crate::world::{SOON, lossless_ports, must, negotiated};
 use hyper_switch::vm::guest::Guest;
-use hyper_switch::vm::qemu::RingFormat;
-use hyper_switch::vm::rig::{ADDRESSES, Backend, Rig};
+use hyper_switch::vm::rig::{ADDRESSES, Rig};
 use hyper_switch::vm::scenario;
 use std::time::Duration;
 
-/// Feature bits of a NIC (VIRTIO 1.2, clause 5.1.3): commands, filters for VLANs, several queues, another address.
+/// Feature bits of a NIC (VIRTIO 1.2, clauses 5.1.3 and 6): the MTU, commands, filters for VLANs, several queues, another
+/// address, the packed ring.
+const MTU: usize = 3;
 const CTRL_VQ: usize = 17;
 const CTRL_VLAN: usize = 19;
 const MQ: usize = 22;
 const CTRL_MAC_ADDR: usize = 23;
+const RING_PACKED: usize = 34;
+
+/// Bytes of headers before an echo request's payload.
+const IP_AND_ICMP_BYTES: u16 = 20 + 8;
 
 /// The other address that a guest gives itself.
 const OTHER: &str = "52:54:00:77:00:99";
 
-pub fn on_taps() {
-    let mut rig = rig(Backend::Tap, RingFormat::Split, 1);
-    address_and_vlans(&mut rig);
+/// An MTU that a driver takes only if its NIC says so, in bytes.
+pub const LARGE_MTU: u16 = 9_000;
+
+/// Holds: the guests' rings have the format that was asked for.
+pub fn is_packed(rig: &mut Rig) {
+    for guest in &mut rig.guests {
+        assert!(negotiated(guest, RING_PACKED));
+    }
 }
 
-/// Holds, beside what `address_and_vlans` does: with one queue of two and with both again, traffic passes.
-pub fn on_vhost_user() {
-    let mut rig = rig(Backend::VhostUser, RingFormat::Split, 2);
-    address_and_vlans(&mut rig);
+/// Holds: guests take the MTU that their NICs tell them, and packets of that size pass whole.
+pub fn mtu(rig: &mut Rig) {
+    for guest in &mut rig.guests {
+        assert!(negotiated(guest, MTU));
+        assert_eq!(must(guest.run("cat /sys/class/net/eth0/mtu", SOON)), LARGE_MTU.to_string());
+    }
+    let [a, _] = &mut rig.guests;
+    must(scenario::reach(a, ADDRESSES[1]));
+    let before = lossless_ports(rig);
+    let payload_bytes = LARGE_MTU - IP_AND_ICMP_BYTES;
+    let ping = format!("ping -c 3 -W 5 -s {payload_bytes} {}", ADDRESSES[1]);
+    must(rig.guests[0].run(&ping, SOON));
+    for (before, after) in before.iter().zip(lossless_ports(rig)) {
+        let (frames, bytes) = (after.tx.frames - before.tx.frames, after.tx.bytes - before.tx.bytes);
+        // A guest may have asked for an address meanwhile.
+        assert!(bytes / frames > u64::from(LARGE_MTU) / 2, "packets are whole: {after:?}");
+    }
+}
+
+/// Holds: with one queue of two and with both again, traffic passes.
+pub fn queues(rig: &mut Rig) {
     let [a, b] = &mut rig.guests;
     assert!(negotiated(a, MQ));
     for queues in [1, 2] {
@@ -42,7 +69,7 @@ pub fn on_vhost_user() {
 
 /// Holds: a guest that takes another address, also while its link is up, is found at it; and guests reach each other
 /// inside of a VLAN as outside.
-fn address_and_vlans(rig: &mut Rig) {
+pub fn address_and_vlans(rig: &mut Rig) {
     for guest in &mut rig.guests {
         for feature in [CTRL_VQ, CTRL_VLAN, CTRL_MAC_ADDR] {
             assert!(negotiated(guest, feature), "feature {feature}");

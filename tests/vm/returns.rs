@@ -1,29 +1,22 @@
 //! Guests, VMMs and switches that go and come back, under guests that need no help for it.
 
-use crate::world::{must, rig};
-use hyper_switch::vm::qemu::RingFormat;
-use hyper_switch::vm::rig::{ADDRESSES, BOOT, Backend, Rig};
+use crate::world::{SOON, must};
+use hyper_switch::vm::rig::{ADDRESSES, BOOT, Rig};
 use hyper_switch::vm::scenario;
 use std::time::Duration;
 
 const STREAM: Duration = Duration::from_secs(1);
 
-pub fn on_taps() {
-    let mut rig = rig(Backend::Tap, RingFormat::Split, 1);
-    reboot_and_restart(&mut rig);
-}
-
-/// Holds, beside what `reboot_and_restart` does: a guest whose VMM was killed comes back in a new one.
-pub fn on_vhost_user() {
-    let mut rig = rig(Backend::VhostUser, RingFormat::Split, 1);
-    reboot_and_restart(&mut rig);
-    must(rig.replace_guest(1));
-    talk(&mut rig);
-}
-
-/// Holds: after a reboot of either guest, and after the switch was killed and started again, both guests reach each
-/// other, and TCP passes both ways. Nothing is done in a guest whose switch was killed.
-fn reboot_and_restart(rig: &mut Rig) {
+/// Holds: after a driver was unloaded and loaded again, after a reboot of either guest, and after the switch was killed and
+/// started again, both guests reach each other, and TCP passes both ways. Nothing is done in a guest whose switch was
+/// killed.
+pub fn guests_and_switch(rig: &mut Rig) {
+    let [address, _] = ADDRESSES;
+    let reload = "rmmod virtio_net && insmod /modules/virtio_net.ko";
+    must(
+        rig.guests[0]
+            .run(&format!("{reload} && ip addr add {address}/24 dev eth0 && ip link set eth0 up"), SOON),
+    );
     talk(rig);
     for index in [1, 0] {
         must(rig.guests[index].reboot(BOOT));
@@ -31,6 +24,12 @@ fn reboot_and_restart(rig: &mut Rig) {
     }
     rig.kill_switch();
     must(rig.start_switch());
+    talk(rig);
+}
+
+/// Holds: a guest whose VMM was killed comes back in a new one.
+pub fn vmm(rig: &mut Rig) {
+    must(rig.replace_guest(1));
     talk(rig);
 }
 

@@ -17,19 +17,13 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_hyper-switch");
 /// How long a command of a guest may take that takes no time of its own.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// Feature bits of a NIC (VIRTIO 1.2, clauses 5.1.3 and 6): segments of what the driver is sent, and of what it sends, are
-/// cut by others; the packed ring.
-pub const GUEST_TSO4: usize = 7;
-pub const HOST_TSO4: usize = 11;
-pub const RING_PACKED: usize = 34;
-
 /// A failure fails the test, in its own words.
 pub fn must<T>(outcome: Result<T, Failure>) -> T {
     outcome.unwrap_or_else(|failure| panic!("{failure}"))
 }
 
 /// Two guests that are ready, on a switch that switches.
-pub fn rig(backend: Backend, ring: RingFormat, queues: u16) -> Rig {
+pub fn rig(backend: Backend, ring: RingFormat, queues: u16, mtu: Option<u16>) -> Rig {
     static ACCEL: OnceLock<Accel> = OnceLock::new();
     let interrupt = crossbeam_channel::never;
     let mut setup = Setup {
@@ -38,6 +32,7 @@ pub fn rig(backend: Backend, ring: RingFormat, queues: u16) -> Rig {
         backend,
         ring,
         queues,
+        mtu,
         kernel: must(Kernel::find()),
         busybox: must(find_busybox()),
         program: PROGRAM.into(),

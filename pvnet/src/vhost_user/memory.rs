@@ -196,7 +196,9 @@ impl MemoryTable {
         let key = |region: &MemoryRegion| (region.guest_addr, region.user_addr, region.bytes);
         let mut regions = self.regions.clone();
         regions.remove(regions.iter().position(|(has, _)| key(has) == key(&region))?);
-        Some(MemoryTable::checked(regions, self.lost.clone()).expect("a part of what was checked is in order"))
+        Some(
+            MemoryTable::checked(regions, self.lost.clone()).expect("a part of what was checked is in order"),
+        )
     }
 
     /// Whether this very region is there.
