@@ -38,8 +38,8 @@ fn main() -> ExitCode {
     let trials = needs::trials([
         ("guests_on_taps_talk_change_and_come_back", TAP, on_taps as fn()),
         ("guests_on_vhost_user_talk_and_come_back", VHOST_USER, on_vhost_user),
-        ("guests_with_packed_rings_on_sockets_of_qemu_talk_and_come_back", VHOST_USER, in_packed_rings),
-        ("guests_with_two_queues_and_a_large_mtu_change_queues_and_come_back", QUEUES, with_queues),
+        ("guests_with_packed_rings_talk_and_come_back", VHOST_USER, in_packed_rings),
+        ("guests_with_queues_and_a_large_mtu_on_sockets_of_qemu_change_and_come_back", QUEUES, with_queues),
     ]);
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -52,30 +52,34 @@ fn on_taps() {
     let mut rig = rig(Backend::Tap, RingFormat::Split, 1, None);
     talk::all(&mut rig);
     control::address_and_vlans(&mut rig);
-    returns::guests_and_switch(&mut rig);
+    returns::guests(&mut rig);
+    returns::switch(&mut rig);
 }
 
 fn on_vhost_user() {
     let mut rig = rig(Backend::VhostUser, RingFormat::Split, 1, None);
     talk::all(&mut rig);
-    returns::guests_and_switch(&mut rig);
+    returns::guests(&mut rig);
+    returns::switch(&mut rig);
     returns::vmm(&mut rig);
 }
 
 fn in_packed_rings() {
-    let mut rig = rig(Backend::VhostUserClient, RingFormat::Packed, 1, None);
+    let mut rig = rig(Backend::VhostUser, RingFormat::Packed, 1, None);
     control::is_packed(&mut rig);
     talk::all(&mut rig);
-    returns::guests_and_switch(&mut rig);
-    returns::vmm(&mut rig);
+    returns::guests(&mut rig);
+    returns::switch_without_places(&mut rig);
 }
 
 fn with_queues() {
-    let mut rig = rig(Backend::VhostUser, RingFormat::Split, 2, Some(control::LARGE_MTU));
+    let mut rig = rig(Backend::VhostUserClient, RingFormat::Split, 2, Some(control::LARGE_MTU));
     control::mtu(&mut rig);
     control::address_and_vlans(&mut rig);
     control::queues(&mut rig);
-    returns::guests_and_switch(&mut rig);
+    returns::guests(&mut rig);
+    returns::switch(&mut rig);
+    returns::vmm(&mut rig);
 }
 
 fn qemu() -> Option<String> {
