@@ -96,6 +96,11 @@ impl InflightRegion {
         unsafe { InflightSplit::new(part, self.clone(), size) }.map(Some)
     }
 
+    /// Whether it is one of packed queues, or else of split ones: it has another layout.
+    pub(super) fn is_packed(&self) -> bool {
+        self.packed
+    }
+
     /// The part of a queue of `size` entries, if there is one for it.
     fn queue(&self, queue: u16, size: u16) -> Option<Segment> {
         let InflightDescription { mmap_offset, queues, queue_size, .. } = self.description;

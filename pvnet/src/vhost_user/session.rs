@@ -332,15 +332,17 @@ impl Session {
     fn queue_setup(&self, queue: u16) -> Option<QueueSetup> {
         let ring = &self.rings[usize::from(queue)];
         let (size, addrs) = ring.running?;
+        let packed = self.features().packed();
         Some(QueueSetup {
             size,
             addrs,
-            base: ring.base(self.features().packed()),
+            base: ring.base(packed),
             kick: ring.kick.clone()?,
             call: ring.call.clone(),
             err: ring.err.clone(),
             queue,
-            inflight: self.inflight.clone(),
+            // Features that came after it may be of the other format.
+            inflight: self.inflight.clone().filter(|region| region.is_packed() == packed),
         })
     }
 

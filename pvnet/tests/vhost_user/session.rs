@@ -246,6 +246,23 @@ fn what_is_in_flight_outlives_the_session() {
     }
 }
 
+/// Holds that features which come after a region, and are of the other format, leave it to nobody.
+#[test]
+fn a_record_is_for_rings_of_its_format() {
+    let _fds = OpenFds::count();
+    let vmm = Vmm::new();
+    let shape = [[0; 16].as_slice(), &2_u16.to_ne_bytes(), &256_u16.to_ne_bytes(), &[0; 4]].concat();
+    for (features, others) in [(SPLIT, PACKED), (PACKED, SPLIT)] {
+        let mut session = session();
+        send_all(&mut session, [Sent::number(SET_FEATURES, features)]);
+        let given = Sent::new(GET_INFLIGHT_FD, &shape).to(&mut session).unwrap().reply.unwrap();
+        let back = Sent::new(SET_INFLIGHT_FD, &given.bytes[HEADER_BYTES..]).with(given.fd.unwrap());
+        send_all(&mut session, [back]);
+        assert_eq!(send_all(&mut session, vmm.handshake(others)), [Effect::Lanes]);
+        assert!(lane(&session).tx.inflight.is_none());
+    }
+}
+
 #[test]
 fn questions_are_answered() {
     let _fds = OpenFds::count();
