@@ -6,6 +6,7 @@
 
 mod input;
 pub mod key;
+mod offers;
 pub mod offload;
 pub mod ring;
 #[path = "../../dataplane/tests/support/mod.rs"]
@@ -15,4 +16,5 @@ mod support;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: &[Target] = &[("key", key::run), ("offload", offload::run), ("ring", ring::run)];
+pub const TARGETS: &[Target] =
+    &[("key", key::run), ("offload", offload::run), ("ring", ring::run), ("vhost_user", vhost_user::run)];

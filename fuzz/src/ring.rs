@@ -1,17 +1,23 @@
 //! The whole switch, over the memory of a VM that the input writes.
 //!
-//! Input: how the VM and the switch are made, and a program of steps: writes to the VM's memory, chains put on offer, entries
-//! into the switch, frames that an honest VM sends it, time that passes. Whatever the VM does, the ledger holds, two other
-//! VMs still exchange frames, and who sent to the VM or heard from it gets every buffer back.
+//! Input: how the VM and the switch are made, in which format its rings are, where they begin and what is recorded of them,
+//! and a program of steps: writes to the VM's memory, chains put on offer, entries into the switch, frames that an honest VM
+//! sends it, time that passes. Whatever the VM does, the ledger holds, two other VMs still exchange frames, and who sent to
+//! the VM or heard from it gets every buffer back.
 
 use super::input::Input;
+use super::offers::{Lie, Offers};
 use super::offload::offloads;
 use super::support::shape::{Ask, Shape};
 use super::support::{Bench, TestVm, VmConfig, basic, combinations, frame};
-use hyper_switch_dataplane::PortState;
-use hyper_switch_dataplane::SwitchConfig;
-use hyper_switch_dataplane::api::Action;
-use hyper_switch_pvnet::ring::{QueueAddrs, RingFormat};
+use hyper_switch_dataplane::api::{Action, VlanMode};
+use hyper_switch_dataplane::{PortState, QueuePair, SwitchConfig};
+use hyper_switch_pvnet::mem::GuestMemory;
+use hyper_switch_pvnet::ring::device::{DeviceQueue, Direction, QueueFeatures};
+use hyper_switch_pvnet::ring::{Position, QueueAddrs, RingFormat};
+use hyper_switch_pvnet::vhost_user::event::EventFd;
+use hyper_switch_pvnet::vhost_user::inflight::InflightRegion;
+use std::sync::Arc;
 use std::time::Duration;
 
 const SLOTS: u16 = 16;
@@ -23,13 +29,15 @@ struct Stage {
     config: VmConfig,
     liar: TestVm,
     victim: TestVm,
-    /// How far the liar's two rings have come.
-    offered: [u16; 2],
+    /// How far the liar's two rings have come, the transmit ring first.
+    offers: [Offers; 2],
+    /// The record of the liar's chains in flight, if there is one.
+    inflight: Option<Arc<InflightRegion>>,
 }
 
 pub fn run(input: &[u8]) {
     let mut input = Input(input);
-    let mut stage = Stage::new(input.u8(), input.u8());
+    let mut stage = Stage::new(&mut input);
     let few = VmConfig { slots: 2, ..VmConfig::default() };
     let mut bystanders = [stage.bench.vm_with("x", few), stage.bench.vm_with("y", few)];
     stage.bench.connect(bystanders[0].port, &[Action::Output(bystanders[1].port)]);
@@ -57,16 +65,18 @@ pub fn run(input: &[u8]) {
 }
 
 impl Stage {
-    fn new(features: u8, more: u8) -> Stage {
+    fn new(input: &mut Input<'_>) -> Stage {
+        let [features, more, start] = input.array();
+        let begins_in_the_middle = start & 2 != 0;
         let config = VmConfig {
-            ring: RingFormat::Split,
+            ring: if start & 1 == 0 { RingFormat::Split } else { RingFormat::Packed },
             slots: SLOTS,
             rx_buffer_bytes: [100, 1526, 4096, super::support::BUFFER_BYTES][usize::from(features & 3)],
             event_idx: features & 4 != 0,
             mergeable: features & 8 != 0,
             indirect: features & 16 != 0,
             pieces: 1 + u16::from(features >> 5 & 1),
-            posted: if features & 64 != 0 { u16::MAX } else { 0 },
+            posted: if features & 64 != 0 && !begins_in_the_middle { u16::MAX } else { 0 },
             offloads: offloads(more),
         };
         let optimisations = combinations().nth(usize::from(more >> 5)).expect("eight");
@@ -80,12 +90,44 @@ impl Stage {
             optimisations,
             ..basic()
         });
-        let liar = bench.vm_with("liar", config);
+        let mut liar = TestVm::new(config, GuestMemory::anonymous);
+        liar.port = bench.control.reserve("liar".into(), VlanMode::Transparent).unwrap();
         let victim = bench.vm_with("victim", VmConfig { slots: SLOTS / 2, ..VmConfig::default() });
         bench.connect(liar.port, &[Action::Output(victim.port)]);
         bench.connect(victim.port, &[Action::Output(liar.port)]);
-        let offered = [0, if config.posted == 0 { 0 } else { SLOTS / config.ring_descriptors() }];
-        Stage { bench, config, liar, victim, offered }
+
+        let mut starts = [start_of(&config); 2];
+        if begins_in_the_middle {
+            for (start, addrs) in starts.iter_mut().zip([liar.tx_addrs, liar.rx_addrs]) {
+                let mask = if config.ring == RingFormat::Packed { 0x8000 | (SLOTS - 1) } else { u16::MAX };
+                *start = Position((input.u16() & mask).into());
+                // A split queue's used index stands in memory; a packed queue's first driver event is as good as any.
+                liar.poke(addrs.used, &input.array::<4>());
+            }
+        }
+        let inflight = (start & 4 != 0).then(|| record(input));
+        let offers = offers(&liar, starts);
+        let mut stage = Stage { bench, config, liar, victim, offers, inflight };
+        stage.connect(starts);
+        stage
+    }
+
+    /// Connects the liar, whose queues begin at these positions, or where their records say.
+    fn connect(&mut self, starts: [Position; 2]) {
+        let features = QueueFeatures { event_idx: self.config.event_idx, indirect: true };
+        let queue = |at: usize, direction| {
+            let layout = [self.liar.tx.layout(), self.liar.rx.layout()][at];
+            let memory = self.liar.memory.clone();
+            if let (RingFormat::Split, Some(region)) = (self.config.ring, &self.inflight)
+                && let Ok(Some(record)) = region.record(at as u16, SLOTS)
+            {
+                return DeviceQueue::recorded(memory, layout, direction, features, record);
+            }
+            DeviceQueue::resume(memory, layout, direction, features, starts[at]).unwrap()
+        };
+        let (tx, rx) = (queue(0, Direction::Readable), queue(1, Direction::Writable));
+        let backend = self.liar.backend(vec![QueuePair { tx, rx, enabled: true }]);
+        self.bench.control.connect(self.liar.port, backend).unwrap();
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -104,18 +146,12 @@ impl Stage {
             }
             // A descriptor and its chain on offer, whatever they say.
             2 => {
-                let ring = usize::from(input.u8() & 1);
+                let offers = &mut self.offers[usize::from(input.u8() & 1)];
                 let (head, addr) = (input.u8() % SLOTS as u8, u64::from(input.u16()) * 16);
                 let bytes = u32::from(input.u16());
-                let (flags, next) = (input.u8() & 7, input.u8());
-                let addrs = self.ring(ring as u8);
-                let descriptor =
-                    [&addr.to_le_bytes()[..], &bytes.to_le_bytes(), &[flags, 0, next, 0]].concat();
-                self.liar.poke(addrs.desc + 16 * u64::from(head), &descriptor);
-                let entry = u64::from(self.offered[ring] % SLOTS);
-                self.liar.poke(addrs.avail + 4 + 2 * entry, &u16::from(head).to_le_bytes());
-                self.offered[ring] = self.offered[ring].wrapping_add(1);
-                self.liar.poke(addrs.avail + 2, &self.offered[ring].to_le_bytes());
+                let (flags, next) = (input.u8(), input.u8());
+                let lie = Lie { head: head.into(), addr, bytes, flags, next };
+                offers.offer(&lie, |at, bytes| self.liar.poke(at, bytes));
             }
             // A frame where a transmit buffer is.
             3 => {
@@ -147,11 +183,17 @@ impl Stage {
             _ if self.bench.state(self.liar.port) != PortState::Up => {
                 self.remove_liar();
                 let port = self.liar.port;
-                self.liar = self.bench.vm_with("liar", VmConfig { posted: 0, ..self.config });
+                self.config.posted = 0;
+                self.liar = self.bench.vm_with("liar", self.config);
                 assert_eq!(self.liar.port, port, "the number is free again");
-                self.offered = [0; 2];
+                self.offers = offers(&self.liar, [start_of(&self.config); 2]);
             }
-            _ => {}
+            // It goes, and comes back with the same rings where they stood.
+            _ => {
+                assert!(self.bench.control.disconnect(self.liar.port));
+                let queues = self.drain().expect("a liar with queues");
+                self.connect([queues.tx.position(), queues.rx.position()]);
+            }
         }
     }
 
@@ -170,10 +212,53 @@ impl Stage {
 
     fn remove_liar(&mut self) {
         self.bench.detach(self.liar.port);
+        self.drain();
+    }
+
+    /// Has nothing left of a backend that is on its way out: its queues.
+    fn drain(&mut self) -> Option<QueuePair> {
         // Frames of its own may wait for the victim.
         self.bench.receive(&self.victim);
         self.victim.received();
         self.bench.receive(&self.victim);
-        assert!((0..4).any(|_| self.bench.reap()), "nothing of the port is left");
+        let mut gone = Vec::new();
+        let done = (0..4).any(|_| {
+            let reaped = self.bench.carry_on();
+            gone.extend(reaped.gone);
+            reaped.done
+        });
+        assert!(done, "nothing of the port is left");
+        gone.pop()?.queues.pop()
     }
+}
+
+/// Where a queue of such a VM begins that was never used.
+fn start_of(config: &VmConfig) -> Position {
+    match config.ring {
+        RingFormat::Split => Position::SPLIT_START,
+        RingFormat::Packed => Position::PACKED_START,
+    }
+}
+
+/// The offers of a VM whose queues begin at these positions, and whose receive buffers are posted.
+fn offers(vm: &TestVm, starts: [Position; 2]) -> [Offers; 2] {
+    let VmConfig { ring: format, slots: size, posted, .. } = vm.config;
+    let new = |addrs, Position(start): Position| Offers { format, addrs, size, next: start as u16 };
+    let mut offers = [new(vm.tx_addrs, starts[0]), new(vm.rx_addrs, starts[1])];
+    if posted != 0 {
+        let buffer = vm.config.ring_descriptors();
+        let buffers = size / buffer;
+        offers[1].skip(if format == RingFormat::Split { buffers } else { buffers * buffer });
+    }
+    offers
+}
+
+/// A record of two queues in which anything may stand.
+fn record(input: &mut Input<'_>) -> Arc<InflightRegion> {
+    let (description, file) = InflightRegion::create(2, SLOTS, false).unwrap();
+    let content = usize::from(input.u16());
+    let content = input.run(content.min(description.mmap_size as usize));
+    rustix::io::pwrite(&file, content, 0).unwrap();
+    let lost = Arc::new(EventFd::new().unwrap());
+    Arc::new(InflightRegion::map(description, &file, false, &lost).unwrap())
 }

@@ -17,7 +17,7 @@ use hyper_switch_dataplane::{
     VmBackend,
 };
 use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES, VnetHdr};
-use hyper_switch_pvnet::mem::{GuestMemory, Segment};
+use hyper_switch_pvnet::mem::{GuestMemory, MemoryFault, Segment};
 use hyper_switch_pvnet::ring::device::QueueFeatures;
 use hyper_switch_pvnet::ring::driver::{DriverFeatures, DriverQueue, IndirectTables};
 use hyper_switch_pvnet::ring::{QueueAddrs, QueueLayout, RingFormat};
@@ -273,9 +273,7 @@ impl TestVm {
 
     /// Writes bytes to the VM's memory.
     pub fn poke(&self, addr: u64, bytes: &[u8]) {
-        let segment: Segment = self.memory.translate_whole(addr, bytes.len() as u32).unwrap();
-        // SAFETY: the memory is mapped, and the test is its guest.
-        unsafe { segment.write(bytes) }
+        poke(&self.memory, addr, bytes).unwrap();
     }
 
     /// Reads bytes of the VM's memory.
@@ -377,6 +375,14 @@ impl TestVm {
     pub fn mac(&self) -> [u8; 6] {
         mac(self.port)
     }
+}
+
+/// Writes bytes to a guest's memory, if it is all in one region.
+pub fn poke(memory: &GuestMemory, addr: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+    let segment: Segment = memory.translate_whole(addr, bytes.len() as u32)?;
+    // SAFETY: the memory is mapped, and the test is its guest.
+    unsafe { segment.write(bytes) };
+    Ok(())
 }
 
 /// The MAC address of the VM at `port`.
