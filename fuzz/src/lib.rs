@@ -11,6 +11,7 @@ pub mod offload;
 pub mod ring;
 #[path = "../../dataplane/tests/support/mod.rs"]
 mod support;
+pub mod vhost_user;
 
 /// A target: the name of its corpus, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
