@@ -7,7 +7,7 @@ use std::path::Path;
 mod targets;
 
 /// Mutations of each input.
-const MUTATIONS: usize = 40;
+const MUTATIONS: usize = 25;
 
 #[test]
 fn every_target_holds_on_its_corpus_and_near_it() {
