@@ -1,9 +1,10 @@
-//! The switch: its tables and ports, and the four ways for a core to enter it.
+//! The switch: its tables and ports, and the ways for a core to enter it.
 //!
 //! | entry | who enters | what happens |
 //! | --- | --- | --- |
 //! | [`Switch::transmit`] | the sender's hypercall | its ring is read, each packet looked up and queued for its receivers, these are attended to (`attend.rs`) |
 //! | [`Switch::receive`] | the receiver's hypercall | what waits for it is copied from the senders' memory into its own |
+//! | [`Switch::poll`] | a host that does not wait for kicks | both of these, for as long as there is work |
 //! | [`Switch::idle`] | an idle core | copies first, then switches, within a budget |
 //! | [`Switch::expire`] | a timer | what was put off or left undone is done; what waited too long is dropped and counted |
 //!
@@ -113,8 +114,8 @@ pub struct Entered {
     pub down: bool,
 }
 
-/// The switch: its tables and ports, and the four ways for a core to enter it, [`transmit`](Switch::transmit),
-/// [`receive`](Switch::receive), [`idle`](Switch::idle) and [`expire`](Switch::expire). Any number of cores enter at
+/// The switch: its tables and ports, and the ways for a core to enter it, [`transmit`](Switch::transmit),
+/// [`receive`](Switch::receive), [`poll`](Switch::poll), [`idle`](Switch::idle) and [`expire`](Switch::expire). Any number of cores enter at
 /// once, each with a [`CoreContext`] of its own.
 pub struct Switch {
     config: SwitchConfig,

@@ -155,7 +155,7 @@ impl Attendance {
             Effect::Enabled => self.enable(session),
             Effect::Memory => self.exchange(session)?,
             Effect::Events { pair } => self.rewire(session, pair),
-            // Asked for after a live migration alone, which is not offered: the new network learns by the VM's first frame.
+            // Asked for after a live migration, which is not offered: a network learns by the VM's first frame.
             Effect::Announce(_) => {}
             Effect::Mtu(bytes) => tracing::info!(port = %self.name, bytes, "the VM's MTU"),
         }
