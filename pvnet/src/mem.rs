@@ -177,7 +177,7 @@ pub(crate) fn prefetch(at: *const u8, intent: Intent) {
             Intent::Read => core::arch::x86_64::_mm_prefetch(at.cast(), core::arch::x86_64::_MM_HINT_T0),
             // All processors of 64 bits take it, if some as a hint to do nothing; the compiler would need to be told.
             Intent::Write => {
-                core::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly))
+                core::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
             }
         }
     }
