@@ -86,7 +86,7 @@ fn a_bad_configuration_is_shown_where_it_is() {
     std::fs::write(folder.path().join("switch.toml"), file).unwrap();
     let said = run_in(folder.path(), &["run", "--config", "switch.toml"]);
     let expected = "\
-error: switch.toml, line 4: unknown field `acess`, expected one of `tap`, `packet`, `name`, `access`, `trunk`, `vm`
+error: switch.toml, line 4: unknown field `acess`, expected one of `tap`, `packet`, `vhost-user`, `role`, `queues`, `name`, `access`, `trunk`, `vm`
  4 | acess = 10
    | ^^^^^
 help: `hyper-switch run --help` shows a file with every key
