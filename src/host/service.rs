@@ -189,11 +189,13 @@ impl Service {
                 && self.broken.insert(port.info.id)
             {
                 let name = &port.info.name;
-                let until = match fault {
-                    PortFault::Device(_) => "the switch is restarted, once its interface is there again",
-                    PortFault::TxRing(_) | PortFault::RxRing(_) => "its VM's driver starts anew",
+                let help = match fault {
+                    PortFault::Device(_) => "restart the switch once its interface is there again",
+                    PortFault::TxRing(_) | PortFault::RxRing(_) => {
+                        "it comes back when its VM's driver starts anew"
+                    }
                 };
-                tracing::error!(port = %name, %fault, "port is down until {until}; the others forward on");
+                tracing::error!(port = %name, %fault, "port is down, the others forward on; {help}");
                 self.control.lanes(port.info.id).iter().for_each(|lane| self.host.report_fault(*lane));
                 self.tell(Event::PortRemoved(port.info.id));
             }

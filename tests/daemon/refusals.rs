@@ -78,6 +78,6 @@ pub fn socket() {
     assert!(place.folder.path().join("ctl.sock").exists(), "a killed daemon leaves its socket");
     let second = Daemon::start(&place, &["tap:hp0"]);
     assert_eq!(second.stats().pid, second.pid());
-    assert!(second.log().contains("taking over the control socket"), "{}", second.log());
+    assert!(second.log().contains("taking over the socket"), "{}", second.log());
     second.stop();
 }
