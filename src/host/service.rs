@@ -14,6 +14,7 @@ use hyper_switch_dataplane::{
     PortState, PortStatus, QueuePair,
 };
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub(super) struct Service {
     rescan_at: Nanos,
     /// Who waits for the rings of VMs on their way out.
     leaving: HashMap<PortId, Sender<Vec<QueuePair>>>,
+    /// Who waits until nothing of a VM is in memory that was exchanged, which the end of these says.
+    exchanging: HashMap<PortId, Sender<Infallible>>,
     /// Something is to be reaped.
     detaching: bool,
     stopping: bool,
@@ -89,6 +92,7 @@ impl Service {
             retired: Vec::new(),
             rescan_at: Nanos::default(),
             leaving: HashMap::new(),
+            exchanging: HashMap::new(),
             detaching: false,
             stopping: false,
         }
@@ -292,10 +296,15 @@ impl Service {
         self.control.set_lanes(&mut self.cx, &*self.host, id, enabled);
     }
 
-    /// Has the rings of a port go on in other memory.
-    pub(super) fn exchange(&mut self, id: PortId, maps: &[Map]) -> Result<(), ExchangeError> {
+    /// Begins to have the rings of a port go on in other memory. `done` is dropped when nothing is in use of the old one.
+    fn exchange(&mut self, id: PortId, maps: &[Map], done: Sender<Infallible>) -> Result<(), ExchangeError> {
         self.detaching = true;
-        self.control.exchange(&mut self.cx, &*self.host, id, maps)
+        self.exchanging.insert(id, done);
+        let begun = self.control.exchange(&mut self.cx, &*self.host, id, maps);
+        if begun.is_err() {
+            self.exchanging.remove(&id);
+        }
+        begun
     }
 
     /// The control plane hears of a port that works now.
@@ -318,6 +327,8 @@ impl Service {
     fn reap(&mut self) {
         let reaped = self.control.reap(&mut self.cx, &*self.host);
         self.detaching = !reaped.done;
+        // Who waits hears that the sender is gone.
+        self.exchanging.retain(|id, _| self.control.is_exchanging(*id));
         for gone in reaped.gone {
             if let Some(waits) = self.leaving.remove(&gone.port) {
                 // Whoever no longer waits has ended.
@@ -373,6 +384,19 @@ impl ServiceHandle {
         let (gone, answered) = bounded(1);
         self.ask(move |service| service.disconnect(id, gone));
         answered.recv().unwrap_or_default()
+    }
+
+    /// Has the rings of a port go on in other memory, and waits until nothing is in use of the old one.
+    ///
+    /// # Errors
+    /// The port has no such rings.
+    pub(super) fn exchange(&self, id: PortId, maps: Vec<Map>) -> Result<(), ExchangeError> {
+        let (done, exchanged) = bounded(1);
+        let begun = self.ask(move |service| service.exchange(id, &maps, done));
+        begun.unwrap_or(Ok(()))?;
+        // Nothing is ever sent; it is over when nobody can.
+        let _ = exchanged.recv();
+        Ok(())
     }
 
     /// Has the service do something and waits for the answer; none if the service has ended.

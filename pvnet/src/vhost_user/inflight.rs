@@ -9,7 +9,7 @@
 //! ```
 
 use super::event::EventFd;
-use super::memory::{MapFault, Mapping};
+use super::memory::{MAX_MAPPED_BYTES, MapFault, Mapping};
 use super::message::InflightDescription;
 use crate::mem::Segment;
 use crate::ring::inflight::{InflightError, InflightSplit};
@@ -78,7 +78,7 @@ impl InflightRegion {
         if bytes < needed || !offset.is_multiple_of(8) {
             return Err(InflightFault::Bytes { bytes, offset, needed });
         }
-        let mapping = Mapping::new(file, offset, bytes, lost)?;
+        let mapping = Mapping::new(file, offset, bytes, MAX_MAPPED_BYTES, lost)?;
         Ok(InflightRegion { mapping, description, packed })
     }
 

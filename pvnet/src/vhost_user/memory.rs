@@ -18,6 +18,10 @@ use std::sync::Arc;
 /// thousands, and as many as rust-vmm's back-ends offer.
 pub const MAX_REGIONS: usize = 509;
 
+/// The most bytes of files that a front-end's regions may have us map: a file of no blocks may be as long as the address
+/// space, and whoever is left none of that cannot go on. The largest machines' memory fits.
+pub(super) const MAX_MAPPED_BYTES: u64 = 1 << 42;
+
 /// Why memory that a front-end offers is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each field is named in the message")]
@@ -43,6 +47,9 @@ pub enum MapFault {
     /// More regions than were offered.
     #[error("more than {MAX_REGIONS} regions")]
     TooMany,
+    /// More than any guest has.
+    #[error("more than {MAX_MAPPED_BYTES:#x} bytes of files to be mapped")]
+    TooLarge,
     /// The file could not be asked or mapped: it is not open for writing, say.
     #[error("mapping memory: {0}")]
     System(Errno),
@@ -67,12 +74,13 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps `file` from its start up to `offset + bytes`, the way front-ends expect: an offset within a file of
-    /// huge pages need not be a multiple of their size, and address space costs nothing. `lost` is signalled if
-    /// the file is truncated.
+    /// huge pages need not be a multiple of their size, and address space costs little. Of that the mapping takes no more
+    /// than `room` bytes. `lost` is signalled if the file is truncated.
     pub(super) fn new(
         file: &OwnedFd,
         offset: u64,
         bytes: u64,
+        room: u64,
         lost: &Arc<EventFd>,
     ) -> Result<Mapping, MapFault> {
         let stat = fstat(file).map_err(MapFault::System)?;
@@ -86,6 +94,9 @@ impl Mapping {
         let file_bytes = u64::try_from(stat.st_size).unwrap_or(0);
         if end > file_bytes {
             return Err(MapFault::BeyondFile { end, file_bytes });
+        }
+        if end > room {
+            return Err(MapFault::TooLarge);
         }
         // A range of huge pages is unmapped, and replaced, in whole ones; of such a file the block is one.
         let page = u64::try_from(stat.st_blksize).unwrap_or(0).max(4096);
@@ -168,8 +179,16 @@ impl MemoryTable {
         Ok(MemoryTable { regions, memory, lost })
     }
 
-    fn map(&self, region: MemoryRegion, file: &OwnedFd) -> Result<(MemoryRegion, Arc<Mapping>), MapFault> {
-        let mapping = Mapping::new(file, region.mmap_offset, region.bytes, &self.lost)?;
+    /// Maps a region, besides `mapped` others that it will be with.
+    fn map(
+        &self,
+        mapped: &[(MemoryRegion, Arc<Mapping>)],
+        region: MemoryRegion,
+        file: &OwnedFd,
+    ) -> Result<(MemoryRegion, Arc<Mapping>), MapFault> {
+        let others: u64 = mapped.iter().map(|(_, mapping)| mapping.bytes as u64).sum();
+        let room = MAX_MAPPED_BYTES.saturating_sub(others);
+        let mapping = Mapping::new(file, region.mmap_offset, region.bytes, room, &self.lost)?;
         Ok((region, Arc::new(mapping)))
     }
 
@@ -178,8 +197,11 @@ impl MemoryTable {
         &self,
         table: impl IntoIterator<Item = (MemoryRegion, OwnedFd)>,
     ) -> Result<MemoryTable, MapFault> {
-        let regions = table.into_iter().map(|(region, file)| self.map(region, &file));
-        MemoryTable::checked(regions.collect::<Result<_, _>>()?, self.lost.clone())
+        let mut regions = Vec::new();
+        for (region, file) in table {
+            regions.push(self.map(&regions, region, &file)?);
+        }
+        MemoryTable::checked(regions, self.lost.clone())
     }
 
     /// One region more.
@@ -187,7 +209,7 @@ impl MemoryTable {
         if self.regions.len() >= MAX_REGIONS {
             return Err(MapFault::TooMany);
         }
-        let added = self.map(region, file)?;
+        let added = self.map(&self.regions, region, file)?;
         MemoryTable::checked(self.regions.iter().cloned().chain([added]).collect(), self.lost.clone())
     }
 
@@ -286,6 +308,13 @@ mod tests {
         let guest_wraps = RegionError::Wraps { guest_addr: u64::MAX, bytes: 0x1000 };
         assert_eq!(fault(empty(), region(u64::MAX, 0x1000, 0, 0)), Some(MapFault::Guest(guest_wraps)));
         assert_eq!(fault(empty(), region(0, 0, 0, 0)), Some(MapFault::Empty));
+
+        // Long, though it takes no memory.
+        let long = self::file(MAX_MAPPED_BYTES + 0x1000);
+        let whole = region(0, MAX_MAPPED_BYTES, 0, 0);
+        let all = empty().with(whole, &long).unwrap();
+        assert_eq!(all.with(region(1 << 50, 1, 1 << 50, 0), &file).err(), Some(MapFault::TooLarge));
+        assert_eq!(empty().with(region(0, 1, 0, MAX_MAPPED_BYTES), &long).err(), Some(MapFault::TooLarge));
 
         let one = || empty().with(region(0x1000, 0x1000, 0x1000, 0), &file).unwrap();
         let overlap = Some(MapFault::Guest(RegionError::Overlap(0x1fff)));

@@ -221,7 +221,8 @@ impl Attendance {
         self.service.ask(move |service| service.set_lanes(port, enabled));
     }
 
-    /// Has the rings go on in the memory as it is now.
+    /// Has the rings go on in the memory as it is now. The VMM hears no more until nothing of what was before is in use,
+    /// so that it cannot have us map ever more.
     fn exchange(&mut self, session: &Session) -> Result<(), Fault> {
         let map = |lane: &LaneSetup| {
             let layout = |queue| layout(session, queue);
@@ -230,8 +231,7 @@ impl Attendance {
             map.map_err(|fault| Fault::Ring { pair: lane.pair, fault: fault.into() })
         };
         let maps: Vec<_> = session.lanes().iter().map(map).collect::<Result<_, _>>()?;
-        let port = self.port;
-        if let Some(Err(error)) = self.service.ask(move |service| service.exchange(port, &maps)) {
+        if let Err(error) = self.service.exchange(self.port, maps) {
             // Only if the port has no such rings, and then there is nothing to be exchanged.
             tracing::debug!(port = %self.name, %error, "the VM's memory is not exchanged");
         }
