@@ -6,21 +6,25 @@ use crate::ctl::protocol::Refusal;
 use crate::ctl::server::Server;
 use crate::ctl::socket::CtlSocket;
 use crate::ctl::status::{
-    CoreStatus, FlowStatus, Inspect, MacStatus, PortState, PortStatus, StatsReport, Traffic, VlanStatus,
-    VmStatus,
+    CoreStatus, FlowStatus, Inspect, MacStatus, PortState, PortStatus, RingsStatus, StatsReport, Traffic,
+    VlanStatus, VmStatus, VmmStatus,
 };
 use crate::exit::{Failure, FailureKind};
 use crate::host::{
-    EndpointError, HostConfig, NetDevice, Runtime, Snapshot, VhostUserFailure, VmThreads, now,
+    EndpointError, HostConfig, NetDevice, Runtime, Snapshot, VhostUserFailure, VmThreads, VmmRings,
+    VmmStanding, now,
 };
 use crate::owned_socket::BindError;
 use crate::port_spec::{Attachment, PortSpec};
 use crate::report;
+use crate::vm::qemu::RingFormat;
 use hyper_switch_controlplane::learning_switch::Config as LearningConfig;
 use hyper_switch_controlplane::mac::MacEntry;
+use hyper_switch_dataplane::PortFault;
 use hyper_switch_dataplane::api::{DropReason, PortId};
 use hyper_switch_dataplane::counters::{CoreActivity, DROP_REASONS};
 use hyper_switch_dataplane::policy::notification::Pace;
+use hyper_switch_pvnet::header::Offloads;
 use hyper_switch_pvnet::packet::{PacketError, PacketSocket};
 use hyper_switch_pvnet::sched::{Process, Watcher};
 use hyper_switch_pvnet::tap::{Tap, TapError};
@@ -198,16 +202,51 @@ fn traffic(frames: u64, bytes: u64, drops: &[u64; DROP_REASONS], work_ns: u64) -
     Traffic { frames, bytes, drops: drops.collect(), work_ns }
 }
 
+/// Why a port that has no backend has none. A VMM may be there whose VM has no driver yet.
+fn absence(vmm: Option<&VmmStanding>) -> String {
+    match vmm {
+        Some(vmm) if !vmm.is_present => vmm.waits_for.clone(),
+        _ => "waiting for the VM's driver".to_owned(),
+    }
+}
+
+/// What is told of a VMM, with the faults of its VM's rings.
+fn vmm_status(vmm: VmmStanding, ring_faults: Option<&(u64, PortFault)>) -> VmmStatus {
+    let rings = |rings: VmmRings| RingsStatus {
+        queue_pairs: rings.queue_pairs,
+        format: if rings.packed { RingFormat::Packed } else { RingFormat::Split },
+        sends: offloads(rings.sends),
+        receives: offloads(rings.receives),
+    };
+    VmmStatus {
+        present: vmm.is_present,
+        rings: vmm.rings.map(rings),
+        sessions: vmm.sessions,
+        faults: vmm.faults + ring_faults.map_or(0, |(count, _)| *count),
+        last_end: vmm.last_end,
+        last_ring_fault: ring_faults.map(|(_, fault)| fault.to_string()),
+    }
+}
+
+/// The names of offloads.
+fn offloads(taken: Offloads) -> Vec<String> {
+    let names = [
+        (Offloads::CSUM, "csum"),
+        (Offloads::TSO4, "tso4"),
+        (Offloads::TSO6, "tso6"),
+        (Offloads::ECN, "ecn"),
+        (Offloads::USO, "uso"),
+    ];
+    names.iter().filter(|(offload, _)| taken.contains(*offload)).map(|(_, name)| (*name).to_owned()).collect()
+}
+
 impl Inspect for Daemon {
     fn ports(&self) -> Result<Vec<PortStatus>, Refusal> {
         let vm = |port| self.with_runtime(|runtime| Some(runtime.run_state(port)));
         let vm = |port| vm(port).map_or_else(|_| VmStatus::default(), VmStatus::from);
-        // A VMM may be there whose VM has no driver yet.
-        let standing = |port| {
-            let standing = self.with_runtime(|runtime| runtime.standing(port)).unwrap_or_default();
-            if standing.is_empty() { "waiting for the VM's driver".to_owned() } else { standing }
-        };
+        let snapshot = self.snapshot()?;
         let status = |port: hyper_switch_dataplane::PortStatus| {
+            let vmm = self.with_runtime(|runtime| runtime.vmm(port.info.id)).ok();
             let (tx, rx) = (&port.counters.tx, &port.counters.rx);
             let attachment = self.attached.get(&port.info.id);
             PortStatus {
@@ -224,7 +263,7 @@ impl Inspect for Daemon {
                         PortState::Down { reason: "being disconnected".to_owned() }
                     }
                     hyper_switch_dataplane::PortState::Absent => {
-                        PortState::Down { reason: standing(port.info.id) }
+                        PortState::Down { reason: absence(vmm.as_ref()) }
                     }
                     hyper_switch_dataplane::PortState::Leaving => {
                         PortState::Down { reason: "being detached".to_owned() }
@@ -232,6 +271,7 @@ impl Inspect for Daemon {
                 },
                 vlan: VlanStatus::from(&port.info.vlan),
                 vm: vm(port.info.id),
+                vmm: vmm.map(|vmm| vmm_status(vmm, snapshot.faults.get(&port.info.id))),
                 tx: traffic(tx.frames, tx.bytes, &port.counters.tx_drops, tx.switching_ns),
                 rx: traffic(rx.frames, rx.bytes, &port.counters.rx_drops, rx.copying_ns),
                 in_flight: port.in_flight as u64,
@@ -239,7 +279,7 @@ impl Inspect for Daemon {
                 upcalls: tx.upcalls,
             }
         };
-        Ok(self.snapshot()?.ports.into_iter().map(status).collect())
+        Ok(snapshot.ports.iter().cloned().map(status).collect())
     }
 
     fn flows(&self) -> Result<Vec<FlowStatus>, Refusal> {

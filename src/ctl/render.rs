@@ -3,6 +3,7 @@
 use super::protocol::Answer;
 use super::status::{CoreStatus, Drops, FlowStatus, MacStatus, PortState, PortStatus, StatsReport};
 use crate::table::{Column, Table, bytes, count, span};
+use crate::vm::qemu::RingFormat;
 use std::time::Duration;
 
 /// The answer as text that ends with a newline.
@@ -63,7 +64,54 @@ pub fn render_ports(ports: &[PortStatus]) -> String {
             span(Duration::from_nanos(port.tx.work_ns.saturating_add(port.rx.work_ns))),
         ]);
     }
-    format!("{table}{reasons}")
+    format!("{table}{reasons}{}", render_vmms(ports))
+}
+
+/// The VMMs of vhost-user ports, and what ended the last sessions; nothing if there are no such ports.
+fn render_vmms(ports: &[PortStatus]) -> String {
+    let vmms: Vec<_> = ports.iter().filter_map(|port| Some((&port.name, port.vmm.as_ref()?))).collect();
+    if vmms.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new([
+        Column::left("port"),
+        Column::left("vmm"),
+        Column::left("rings"),
+        Column::right("pairs"),
+        Column::left("vm sends"),
+        Column::left("vm receives"),
+        Column::right("sessions"),
+        Column::right("faults"),
+    ]);
+    let mut ends = String::new();
+    for (name, vmm) in vmms {
+        let dash = || "-".to_owned();
+        let list = |names: &Vec<String>| if names.is_empty() { "plain".to_owned() } else { names.join("+") };
+        let rings = vmm.rings.as_ref();
+        table.row([
+            name.clone(),
+            if vmm.present { "present" } else { "absent" }.to_owned(),
+            rings.map_or_else(dash, |rings| format_name(rings.format).to_owned()),
+            rings.map_or_else(dash, |rings| rings.queue_pairs.to_string()),
+            rings.map_or_else(dash, |rings| list(&rings.sends)),
+            rings.map_or_else(dash, |rings| list(&rings.receives)),
+            count(vmm.sessions),
+            count(vmm.faults),
+        ]);
+        for (what, why) in [("session ended", &vmm.last_end), ("ring fault", &vmm.last_ring_fault)] {
+            if let Some(why) = why {
+                ends.push_str(&format!("last {what} of {name}: {why}\n"));
+            }
+        }
+    }
+    format!("\n{table}{ends}")
+}
+
+fn format_name(format: RingFormat) -> &'static str {
+    match format {
+        RingFormat::Split => "split",
+        RingFormat::Packed => "packed",
+    }
 }
 
 fn render_flows(flows: &[FlowStatus]) -> String {
@@ -177,7 +225,7 @@ pub fn render_drops(drops: &Drops) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::status::{Traffic, VlanStatus, VmSource, VmState, VmStatus};
+    use super::super::status::{RingsStatus, Traffic, VlanStatus, VmSource, VmState, VmStatus, VmmStatus};
     use super::*;
     use hyper_switch_dataplane::api::DropReason;
 
@@ -196,6 +244,7 @@ mod tests {
             state: PortState::Up,
             vlan: VlanStatus::Access { vid: 10 },
             vm: VmStatus { source: VmSource::Bpf, state: Some(VmState::Blocked), core: None },
+            vmm: None,
             tx: traffic(1_234_567, 1_500_000_000, &[(DropReason::Truncated, 2)]),
             rx: traffic(3, 180, &[]),
             in_flight: 1,
@@ -210,6 +259,7 @@ mod tests {
             state: PortState::Down { reason: "the interface is gone".into() },
             vlan: VlanStatus::Trunk { vids: vec![10, 20] },
             vm: VmStatus::default(),
+            vmm: None,
             tx: Traffic::default(),
             rx: Traffic::default(),
             in_flight: 0,
@@ -223,6 +273,49 @@ id  port  device       state  vlan         vm             tx frames  tx bytes  t
 up is down: the interface is gone
 ";
         assert_eq!(render(&Answer::Ports(vec![web, up])), expected);
+    }
+
+    /// Under the ports are the VMMs of those that have them: what was negotiated, and why it went wrong last.
+    #[test]
+    fn vmms_are_a_table() {
+        let offloads = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let running = VmmStatus {
+            present: true,
+            rings: Some(RingsStatus {
+                queue_pairs: 4,
+                format: RingFormat::Packed,
+                sends: offloads(&["csum", "tso4"]),
+                receives: offloads(&[]),
+            }),
+            sessions: 3,
+            faults: 2,
+            last_end: Some("features 0x8000000000000000 were not offered".into()),
+            last_ring_fault: Some("transmit ring: chain 7 offered while in use".into()),
+        };
+        let port = |name: &str, vmm| PortStatus {
+            id: 0,
+            name: name.into(),
+            kind: "vhost-user".into(),
+            device: "/run/a".into(),
+            state: PortState::Up,
+            vlan: VlanStatus::Transparent,
+            vm: VmStatus::default(),
+            vmm,
+            tx: Traffic::default(),
+            rx: Traffic::default(),
+            in_flight: 0,
+            queued: 0,
+            upcalls: 0,
+        };
+        let ports = [port("a", Some(running)), port("b", Some(VmmStatus::default())), port("c", None)];
+        let expected = "
+port  vmm      rings   pairs  vm sends   vm receives  sessions  faults
+a     present  packed      4  csum+tso4  plain               3       2
+b     absent   -           -  -          -                   0       0
+last session ended of a: features 0x8000000000000000 were not offered
+last ring fault of a: transmit ring: chain 7 offered while in use
+";
+        assert!(render_ports(&ports).ends_with(expected), "{}", render_ports(&ports));
     }
 
     /// A flow without actions drops, and one that was never used says so.

@@ -4,6 +4,7 @@
 
 use super::protocol::{Answer, Query, Refusal};
 use crate::host::RunSource;
+use crate::vm::qemu::RingFormat;
 use hyper_switch_dataplane::api::{DropReason, VlanMode};
 use hyper_switch_dataplane::host::RunState;
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,9 @@ pub struct PortStatus {
     /// What its VM does.
     #[serde(default)]
     pub vm: VmStatus,
+    /// Its VMM; of vhost-user ports alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm: Option<VmmStatus>,
     /// What its VM sent.
     pub tx: Traffic,
     /// What its VM received.
@@ -78,6 +82,36 @@ pub enum PortState {
         /// Why, as a sentence.
         reason: String,
     },
+}
+
+/// How it stands with a port's VMM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmmStatus {
+    /// One is there.
+    pub present: bool,
+    /// Its VM's rings; `None` if the VM's driver has not set any up.
+    pub rings: Option<RingsStatus>,
+    /// VMMs that have come since the port was made.
+    pub sessions: u64,
+    /// How often one, or its VM, broke the rules.
+    pub faults: u64,
+    /// How the last session ended; `None` if none has.
+    pub last_end: Option<String>,
+    /// How a VM last broke the rules of its rings; `None` if none has.
+    pub last_ring_fault: Option<String>,
+}
+
+/// What a VM's driver agreed on for its rings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingsStatus {
+    /// Queue pairs that run.
+    pub queue_pairs: u16,
+    /// Their format.
+    pub format: RingFormat,
+    /// Offloads that the VM may use when it sends: it leaves the work to the switch.
+    pub sends: Vec<String>,
+    /// Offloads that the VM takes: the switch leaves the work undone. Without, it does it for the VM.
+    pub receives: Vec<String>,
 }
 
 /// What a VM does, and who says so.
@@ -417,6 +451,7 @@ mod tests {
             state: PortState::Down { reason: "the interface is gone".into() },
             vlan: VlanStatus::from(&VlanMode::Access(7)),
             vm: VmStatus::from((Some(RunState::Running(CoreId(1))), RunSource::Bpf)),
+            vmm: None,
             tx: Traffic {
                 frames: 1,
                 bytes: 60,
@@ -433,6 +468,7 @@ mod tests {
         assert_eq!(json["reason"], "the interface is gone");
         assert_eq!(json["vlan"], serde_json::json!({"mode": "access", "vid": 7}));
         assert_eq!(json["vm"], serde_json::json!({"source": "bpf", "state": "running", "core": 1}));
+        assert_eq!(json.get("vmm"), None, "of vhost-user ports alone");
         assert_eq!(json["tx"]["drops"], serde_json::json!({"truncated": 1}));
         assert_eq!(serde_json::from_value::<PortStatus>(json).unwrap(), port);
     }

@@ -34,7 +34,7 @@ use line::Line;
 pub use runtime::{AttachFailure, Entrance, HostConfig, NetDevice, Runtime, VhostUserFailure};
 pub use service::Snapshot;
 pub use topology::pin_to;
-pub use vhost_user::EndpointError;
+pub use vhost_user::{EndpointError, VmmRings, VmmStanding};
 pub use vm_threads::VmThreads;
 
 use arc_swap::ArcSwapOption;

@@ -4,7 +4,7 @@ use super::cores::Cores;
 use super::idle::IdleWorker;
 use super::service::{Channels, Service, ServiceHandle, Snapshot};
 use super::topology::{topology, usable_cpus};
-use super::vhost_user::{EndpointError, VhostUserPort};
+use super::vhost_user::{EndpointError, VhostUserPort, VmmStanding};
 use super::worker::{Worker, Workers};
 use super::{Bell, GuestBell, RunSource, ThreadHost, VmThreads, now};
 use crate::port_spec::VhostUser;
@@ -236,7 +236,7 @@ impl Runtime {
     }
 
     /// How it stands with the VMM of a vhost-user port; nothing of others.
-    pub fn standing(&self, port: PortId) -> Option<String> {
+    pub fn vmm(&self, port: PortId) -> Option<VmmStanding> {
         self.vhost_user.get(&port).map(VhostUserPort::standing)
     }
 

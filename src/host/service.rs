@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub ports: Vec<PortStatus>,
     /// The flows, in the order of their names.
     pub flows: Vec<FlowRecord>,
+    /// How often each port broke, and how it did last; those that never did are not here.
+    pub faults: HashMap<PortId, (u64, PortFault)>,
     /// When this was.
     pub at: Nanos,
 }
@@ -59,6 +61,8 @@ pub(super) struct Service {
     barriers: Vec<(u64, Barrier)>,
     /// Ports that were reported as broken.
     broken: HashSet<PortId>,
+    /// How often each port broke, and how it did last.
+    faults: HashMap<PortId, (u64, PortFault)>,
     /// The VMs whose threads are watched, and when they are looked for next.
     vms: Vec<(PortId, Arc<VmThreads>)>,
     /// Threads that nobody asks any more, but who asked for the last time may still do: it must not be the data path
@@ -88,6 +92,7 @@ impl Service {
             channels,
             barriers: Vec::new(),
             broken: HashSet::new(),
+            faults: HashMap::new(),
             vms: Vec::new(),
             retired: Vec::new(),
             rescan_at: Nanos::default(),
@@ -192,6 +197,8 @@ impl Service {
             if let PortState::Faulted(fault) = port.state
                 && self.broken.insert(port.info.id)
             {
+                let (count, last) = self.faults.entry(port.info.id).or_insert((0, fault));
+                (*count, *last) = (*count + 1, fault);
                 let name = &port.info.name;
                 let help = match fault {
                     PortFault::Device(_) => "restart the switch once its interface is there again",
@@ -352,6 +359,7 @@ impl Service {
     /// Detaches a port and tells the control plane.
     pub(super) fn detach(&mut self, id: PortId) {
         if self.control.detach(id) {
+            self.faults.remove(&id);
             self.host.set_threads(id, None);
             let gone = self.vms.extract_if(.., |(port, _)| *port == id);
             self.retired.extend(gone.map(|(_, threads)| threads));
@@ -362,7 +370,7 @@ impl Service {
     pub(super) fn snapshot(&self) -> Snapshot {
         let mut flows = self.control.flows();
         flows.sort_by_key(|flow| flow.spec.id);
-        Snapshot { ports: self.control.ports(), flows, at: now() }
+        Snapshot { ports: self.control.ports(), flows, faults: self.faults.clone(), at: now() }
     }
 
     pub(super) fn stop(&mut self) {

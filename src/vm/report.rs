@@ -153,6 +153,7 @@ mod tests {
             state: PortState::Up,
             vlan: VlanStatus::Transparent,
             vm: VmStatus::default(),
+            vmm: None,
             tx: Traffic { frames: 1_000, bytes: 30_000_000, ..Traffic::default() },
             rx: Traffic::default(),
             in_flight: 0,

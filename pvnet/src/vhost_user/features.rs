@@ -109,14 +109,21 @@ impl Features {
     /// What the guest takes uncut and unfinished. One kind of UDP segmentation stands for both
     /// (`Offloads::USO`), so it is taken only with both.
     pub fn guest_offloads(self) -> Offloads {
-        let each = [
-            (Features::GUEST_CSUM, Offloads::CSUM),
-            (Features::GUEST_TSO4, Offloads::TSO4),
-            (Features::GUEST_TSO6, Offloads::TSO6),
-            (Features::GUEST_ECN, Offloads::ECN),
-            (Features(Features::GUEST_USO4.0 | Features::GUEST_USO6.0), Offloads::USO),
-        ];
-        let taken = each.into_iter().filter(|(feature, _)| self.has(*feature));
+        let uso = Features(Features::GUEST_USO4.0 | Features::GUEST_USO6.0);
+        let tso = [Features::GUEST_TSO4, Features::GUEST_TSO6];
+        self.offloads([Features::GUEST_CSUM, tso[0], tso[1], Features::GUEST_ECN, uso])
+    }
+
+    /// What the guest may send uncut and unfinished.
+    pub fn host_offloads(self) -> Offloads {
+        let tso = [Features::HOST_TSO4, Features::HOST_TSO6];
+        self.offloads([Features::CSUM, tso[0], tso[1], Features::HOST_ECN, Features::HOST_USO])
+    }
+
+    /// Those of checksum, TSO for IPv4 and IPv6, ECN and USO whose features were taken.
+    fn offloads(self, features: [Features; 5]) -> Offloads {
+        let each = [Offloads::CSUM, Offloads::TSO4, Offloads::TSO6, Offloads::ECN, Offloads::USO];
+        let taken = features.into_iter().zip(each).filter(|(feature, _)| self.has(*feature));
         taken.fold(Offloads::NONE, |offloads, (_, offload)| offloads | offload)
     }
 }

@@ -3,6 +3,7 @@
 use super::super::lane::LaneWires;
 use super::super::service::ServiceHandle;
 use super::super::worker::Workers;
+use super::standing::{Standing, VmmRings};
 use hyper_switch_dataplane::api::PortId;
 use hyper_switch_dataplane::{AttachError, Backend, Map, QueuePair, VmBackend};
 use hyper_switch_pvnet::ring::device::{DeviceQueue, Direction};
@@ -61,6 +62,7 @@ pub(super) struct Attendance {
     stop: Arc<EventFd>,
     service: ServiceHandle,
     workers: Workers,
+    standing: Standing,
     /// The queue pairs that are connected to the switch, with the numbers of their lanes.
     connected: Vec<(LaneSetup, PortId)>,
 }
@@ -73,8 +75,9 @@ impl Attendance {
         stop: Arc<EventFd>,
         service: ServiceHandle,
         workers: Workers,
+        standing: Standing,
     ) -> Attendance {
-        Attendance { port, name, offer, stop, service, workers, connected: Vec::new() }
+        Attendance { port, name, offer, stop, service, workers, standing, connected: Vec::new() }
     }
 
     /// Attends to the VMM on `socket` until that is over.
@@ -189,6 +192,13 @@ impl Attendance {
         };
         let numbers = numbers?;
         tracing::info!(port = %self.name, queue_pairs = lanes.len(), packed = features.packed(), "the VM's rings are connected");
+        let rings = VmmRings {
+            queue_pairs: lanes.len() as u16,
+            packed: features.packed(),
+            sends: features.host_offloads(),
+            receives: features.guest_offloads(),
+        };
+        self.standing.update(|now| now.rings = Some(rings));
         for (number, wires) in numbers.iter().zip(wires) {
             self.workers.watch_lane(*number, wires);
         }
@@ -201,6 +211,7 @@ impl Attendance {
         if self.connected.is_empty() {
             return Vec::new();
         }
+        self.standing.update(|now| now.rings = None);
         let connected = std::mem::take(&mut self.connected);
         for (_, number) in &connected {
             self.workers.forget_lane(*number);

@@ -46,10 +46,10 @@ impl Endpoint {
     }
 
     /// What the port waits for while no VMM is there.
-    pub(super) fn waits_for(&self) -> String {
+    pub(super) fn waits_for(&self) -> &'static str {
         match self.listening {
-            Some(_) => "waiting for a VMM to connect".to_owned(),
-            None => "waiting for the VMM's socket".to_owned(),
+            Some(_) => "waiting for a VMM to connect",
+            None => "waiting for the VMM's socket",
         }
     }
 

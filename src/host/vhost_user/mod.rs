@@ -13,6 +13,7 @@
 
 mod attendance;
 mod endpoint;
+mod standing;
 
 use super::service::ServiceHandle;
 use super::worker::Workers;
@@ -23,9 +24,11 @@ pub use endpoint::EndpointError;
 use hyper_switch_dataplane::api::PortId;
 use hyper_switch_pvnet::vhost_user::event::EventFd;
 use hyper_switch_pvnet::vhost_user::session::Offer;
+use standing::Standing;
+pub use standing::{VmmRings, VmmStanding};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// A port's thread. Dropped, it ends, and the port has no VM any more.
@@ -33,20 +36,6 @@ pub(super) struct VhostUserPort {
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
     standing: Standing,
-}
-
-/// How it stands with a port's VMM, in words for people; empty while one is there.
-#[derive(Clone, Debug, Default)]
-struct Standing(Arc<Mutex<String>>);
-
-impl Standing {
-    fn set(&self, words: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = words;
-    }
-
-    fn words(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 impl VhostUserPort {
@@ -65,21 +54,18 @@ impl VhostUserPort {
         let endpoint = Endpoint::new(spec, stop.clone())?;
         let offer = Offer { queue_pairs: spec.queues.get(), ..Offer::default() };
         let standing = Standing::default();
-        standing.set(endpoint.waits_for());
-        let life = Life {
-            endpoint,
-            attendance: Attendance::new(port, name.to_owned(), offer, stop.clone(), service, workers),
-            name: name.to_owned(),
-            standing: standing.clone(),
-        };
+        standing.update(|now| now.waits_for = endpoint.waits_for().to_owned());
+        let attendance =
+            Attendance::new(port, name.to_owned(), offer, stop.clone(), service, workers, standing.clone());
+        let life = Life { endpoint, attendance, name: name.to_owned(), standing: standing.clone() };
         let thread = std::thread::Builder::new().name(format!("vhost-{port}"));
         let thread = thread.spawn(move || life.live())?;
         Ok(VhostUserPort { stop, thread: Some(thread), standing })
     }
 
-    /// How it stands with the VMM, in words for people; empty while one is there.
-    pub(super) fn standing(&self) -> String {
-        self.standing.words()
+    /// How it stands with the VMM.
+    pub(super) fn standing(&self) -> VmmStanding {
+        self.standing.now()
     }
 }
 
@@ -105,18 +91,31 @@ impl Life {
     fn live(mut self) {
         while let Some(socket) = self.endpoint.next_vmm() {
             tracing::info!(port = %self.name, "a VMM is there");
-            self.standing.set(String::new());
-            match self.attend(socket) {
+            self.standing.update(|now| {
+                now.is_present = true;
+                now.sessions += 1;
+            });
+            let fault = match self.attend(socket) {
                 End::Stopped => return,
                 End::Closed => {
                     tracing::info!(port = %self.name, "the VMM is gone; waiting for the next");
-                    self.standing.set(self.endpoint.waits_for());
+                    None
                 }
                 End::Fault(fault) => {
                     tracing::error!(port = %self.name, %fault, "the VMM's session is over; the others forward on");
-                    self.standing.set(format!("{fault}; {}", self.endpoint.waits_for()));
+                    Some(fault.to_string())
                 }
-            }
+            };
+            let waits_for = self.endpoint.waits_for();
+            self.standing.update(|now| {
+                now.is_present = false;
+                now.waits_for = match &fault {
+                    Some(fault) => format!("{fault}; {waits_for}"),
+                    None => waits_for.to_owned(),
+                };
+                now.faults += u64::from(fault.is_some());
+                now.last_end = Some(fault.unwrap_or_else(|| "the VMM closed its connection".to_owned()));
+            });
         }
     }
 
