@@ -22,7 +22,7 @@ fn assert_refused(said: &Said, code: i32, parts: &[&str]) {
 pub fn ports() {
     let place = Place::new();
     place.ip("link add wire type veth peer name eriw");
-    let _held = place.namespace.run(|| Tap::open("held").unwrap()).unwrap();
+    let _held = place.namespace().run(|| Tap::open("held").unwrap()).unwrap();
     for (port, code, parts) in [
         (
             "tap:wire",
@@ -36,7 +36,7 @@ pub fn ports() {
         let said = Daemon::launch(&place, &["tap:first", port]).wait();
         assert_refused(&said, code, &parts);
         assert!(!place.folder.path().join("ctl.sock").exists(), "{said:?}");
-        place.namespace.run(|| Tap::open("first").expect("free again")).unwrap();
+        place.namespace().run(|| Tap::open("first").expect("free again")).unwrap();
     }
 }
 

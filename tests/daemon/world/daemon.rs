@@ -83,8 +83,7 @@ impl Daemon {
         command.arg("run").arg("--ctl").arg(&socket).args(ports.iter().flat_map(|port| ["--port", port]));
         command.env_remove("RUST_LOG").stdout(file("out")).stderr(file("err"));
         prepare(&mut command);
-        // A process starts in the namespace of the thread that starts it.
-        let child = place.namespace.run(|| command.spawn().unwrap()).unwrap();
+        let child = place.spawn(&mut command);
         Daemon { child, socket, printed }
     }
 

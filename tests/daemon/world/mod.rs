@@ -11,7 +11,7 @@ pub use vmm::Vmm;
 pub use wire::Wire;
 
 use hyper_switch_pvnet::namespace::Namespace;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -30,9 +30,9 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A machine for daemons: a network namespace and a folder of the test's own.
+/// A machine for daemons: a folder and, for those that touch interfaces, a network namespace of the test's own.
 pub struct Place {
-    pub namespace: Namespace,
+    network: Option<Namespace>,
     pub folder: TempDir,
 }
 
@@ -40,12 +40,31 @@ impl Place {
     pub fn new() -> Place {
         let namespace = Namespace::new().unwrap();
         namespace.disable_ipv6().unwrap();
-        Place { namespace, folder: tempfile::tempdir().unwrap() }
+        Place { network: Some(namespace), ..Place::without_network() }
+    }
+
+    /// A folder alone, for which it takes no rights. No interface is touched from there.
+    pub fn without_network() -> Place {
+        Place { network: None, folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn namespace(&self) -> &Namespace {
+        self.network.as_ref().expect("the place has a network")
+    }
+
+    /// Starts a process here.
+    fn spawn(&self, command: &mut Command) -> Child {
+        // A process starts in the namespace of the thread that starts it.
+        let child = match &self.network {
+            Some(namespace) => namespace.run(|| command.spawn()).unwrap(),
+            None => command.spawn(),
+        };
+        child.unwrap()
     }
 
     /// Runs `ip` here. It has to succeed.
     pub fn ip(&self, arguments: &str) {
-        self.namespace.run(|| ip(arguments).unwrap()).unwrap();
+        self.namespace().run(|| ip(arguments).unwrap()).unwrap();
     }
 }
 

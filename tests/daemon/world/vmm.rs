@@ -26,7 +26,7 @@ impl Vmm {
     /// Makes `host_interface` in `place`, and there too, to be taken by the guest, `guest_interface`.
     pub fn start(place: &Place, host_interface: &str, guest_interface: &str) -> Vmm {
         let (host, guest) = place
-            .namespace
+            .namespace()
             .run(|| {
                 let taps = [host_interface, guest_interface].map(|name| Tap::open(name).unwrap());
                 Interface::named(host_interface).unwrap().up().unwrap();
