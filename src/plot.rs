@@ -14,7 +14,7 @@ use std::f64::consts::TAU;
 const PICTURE: (u32, u32) = (1_000, 420);
 /// The parts of the width that the legends of lines and of bars take.
 const LINES_LEGEND_WIDTH: u32 = 240;
-const BARS_LEGEND_WIDTH: u32 = 110;
+const BARS_LEGEND_WIDTH: u32 = 180;
 /// Between two entries of the legend.
 const LEGEND_STEP: i32 = 24;
 /// From a marker's middle to its corners.
