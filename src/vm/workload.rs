@@ -4,6 +4,7 @@
 use crate::cli::Workload;
 use hdrhistogram::Histogram;
 use hyper_switch_pvnet::guest::workload::{Pattern, Schedule, Sequence};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -13,6 +14,10 @@ use std::time::{Duration, Instant};
 
 /// The port on which a guest serves, TCP or UDP.
 const PORT: u16 = 5_201;
+
+/// Room for datagrams that a guest has not come to read: it may have no processor for a while, and they are to be lost
+/// nowhere but on their way.
+const ROOM_BYTES: usize = 8 << 20;
 
 /// How long nothing may arrive before whoever receives gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -243,6 +248,8 @@ fn send(socket: &UdpSocket, datagrams: u64, per_s: NonZeroU64) -> io::Result<()>
 
 fn receive(socket: &UdpSocket, datagrams: u64) -> io::Result<Measured> {
     socket.set_read_timeout(Some(PATIENCE))?;
+    // Only root may have that much, as guests are; elsewhere the usual room has to do.
+    let _ = set_socket_recv_buffer_size_force(socket, ROOM_BYTES);
     let mut sequence = Sequence::default();
     let (mut first, mut last) = (None, Instant::now());
     let mut datagram = [0; DATAGRAM_BYTES];
