@@ -12,7 +12,7 @@ use core::sync::atomic::{Ordering, fence};
 
 /// A free-running index. It is kept in four bytes, as compilers load two bytes by a load of four: of four that were not
 /// stored at once, such a load waits until the store has left the core, behind all stores to buffers, whose lines
-/// other cores have. Half of the time of a receiver's core went there.
+/// other cores have.
 #[derive(Clone, Copy)]
 struct Index(u32);
 
