@@ -158,33 +158,6 @@ impl Window {
     }
 }
 
-/// What a line is loaded for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Intent {
-    /// To be read.
-    Read,
-    /// To be written: other cores lose it.
-    Write,
-}
-
-/// Starts the load of the cache line at `at`; any address will do.
-#[inline(always)]
-pub(crate) fn prefetch(at: *const u8, intent: Intent) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch changes nothing that a program could see, and faults at no address.
-    unsafe {
-        match intent {
-            Intent::Read => core::arch::x86_64::_mm_prefetch(at.cast(), core::arch::x86_64::_MM_HINT_T0),
-            // All processors of 64 bits take it, if some as a hint to do nothing; the compiler would need to be told.
-            Intent::Write => {
-                core::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
-            }
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (at, intent);
-}
-
 /// Host memory at a guest address.
 #[derive(Clone)]
 pub struct Region {

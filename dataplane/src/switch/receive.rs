@@ -1,7 +1,6 @@
 //! The receiver's side of an entry: what waits in the internal queue is copied into the receive ring.
 
 use super::deliver::{Finisher, View};
-use super::transmit::AHEAD;
 use super::{CoreContext, Entry, Visit};
 use crate::api::{DropReason, PortId};
 use crate::claim::Word;
@@ -176,10 +175,7 @@ impl<'a, H: Host> Entry<'a, H> {
         let mut done = 0;
         let mut stopped = None;
         let mut sender = Sender::default();
-        for (at, word) in words.iter().enumerate() {
-            if at + usize::from(AHEAD) < words.len() {
-                queue.prefetch(AHEAD);
-            }
+        for word in words {
             let frame = FrameRef::from_word(*word).expect("entries of the queue are references");
             let from = self.sender(cx, &mut sender, frame.port());
             let slot = from.frames.slot(frame.slot());

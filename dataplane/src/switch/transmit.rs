@@ -34,9 +34,6 @@ use hyper_switch_pvnet::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 /// The most frames in a batch: enough to spread the cost of a visit, few enough to stay in the first-level cache.
 pub(crate) const BATCH: usize = 64;
 
-/// How many frames ahead their memory is asked for: so that it is there, and still there, when it is needed.
-pub(super) const AHEAD: u16 = 8;
-
 /// The most frames that one entry takes off a ring, so that a sender that never stops does not hold its core.
 const BUDGET: u32 = 512;
 
@@ -313,11 +310,8 @@ impl<'a, H: Host> Entry<'a, H> {
         batch.clear();
         let mut taken = Taken::default();
         let outcome = queue.available().and_then(|available| {
-            let count = usize::from(available).min(BATCH);
-            for at in 0..count {
-                if at + usize::from(AHEAD) < count {
-                    queue.prefetch(AHEAD);
-                }
+            for _ in 0..usize::from(available).min(BATCH) {
+                queue.prefetch(8);
                 let bytes = match queue.pop_single(PREFIX + START_BYTES as u32) {
                     Some((head, buffer))
                         if batch.take_plain(&self.switch.table, cache, port, head, buffer) =>

@@ -2,7 +2,7 @@
 
 use super::device::{Direction, MAX_SEGMENTS, RingFault, Segments};
 use super::layout::{DESC_BYTES, DESC_WRITE};
-use crate::mem::{GuestMemory, Intent, Segment, Window, prefetch};
+use crate::mem::{GuestMemory, Segment, Window};
 use alloc::sync::Arc;
 
 /// The memory that a queue's buffers are in, and which way they go.
@@ -40,20 +40,6 @@ impl Buffers {
         match self.window.translate_whole(addr, len) {
             Some(segment) => Some(segment),
             None => self.move_window(addr, len),
-        }
-    }
-
-    /// Starts the loads of the first lines of a buffer at `addr`, which nobody vouches for: its `virtio_net_hdr` and
-    /// headers.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self, addr: u64) {
-        if let Some(start) = self.window.translate_whole(addr, 128) {
-            let intent = match self.direction {
-                Direction::Readable => Intent::Read,
-                Direction::Writable => Intent::Write,
-            };
-            prefetch(start.as_ptr(), intent);
-            prefetch(start.as_ptr().wrapping_add(64), intent);
         }
     }
 

@@ -276,10 +276,9 @@ impl DeviceQueue {
         each!(&mut self.format, queue => queue.unpop(head));
     }
 
-    /// Starts the loads that popping a chain `ahead` entries from now would wait for: of its first buffer, and of the
-    /// descriptor as far ahead of that again. For chains that are on offer: others' memory is in use.
-    /// A packed ring's descriptors follow each other, and need no hint.
-    #[inline(always)]
+    /// Starts the load of the descriptor of a chain that will be popped `ahead` entries from now. A packed ring's
+    /// descriptors follow each other, and need no hint.
+    #[inline]
     pub fn prefetch(&self, ahead: u16) {
         if let Format::Split(queue) = &self.format {
             queue.prefetch(ahead);

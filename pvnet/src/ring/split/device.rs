@@ -1,7 +1,7 @@
 //! The device side of the split virtqueue.
 
 use super::layout::{Desc, NO_NOTIFY, SplitLayout};
-use crate::mem::{GuestMemory, Intent, Segment, prefetch};
+use crate::mem::{GuestMemory, Segment};
 use crate::ring::buffers::{Buffers, Table};
 use crate::ring::device::{MAX_SEGMENTS, QueueFeatures, RingFault, Segments};
 use crate::ring::layout::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE};
@@ -164,21 +164,19 @@ impl SplitDevice {
         self.next_avail.set(self.next_avail.get().wrapping_sub(1));
     }
 
-    /// [`DeviceQueue::prefetch`](crate::ring::device::DeviceQueue::prefetch).
-    #[inline(always)]
+    #[inline]
     pub(crate) fn prefetch(&self, ahead: u16) {
-        let far = self.head_ahead(2 * ahead);
-        prefetch(self.layout.desc.wrapping_add(usize::from(far) * DESC_BYTES as usize), Intent::Read);
-        // SAFETY: the layout was validated for `size` descriptors; `memory` keeps it mapped.
-        let near = unsafe { Desc::load(self.layout.desc, self.head_ahead(ahead)) };
-        self.buffers.prefetch(near.addr);
-    }
-
-    /// The head of a chain that will be popped `ahead` entries from now; of one that was, if there are not so many.
-    #[inline(always)]
-    fn head_ahead(&self, ahead: u16) -> u16 {
-        let entry = self.layout.avail_entry(self.next_avail.get().wrapping_add(ahead));
-        u16::from_le(entry.load(Ordering::Relaxed)) & self.layout.mask
+        #[cfg(target_arch = "x86_64")]
+        {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let entry = self.layout.avail_entry(self.next_avail.get().wrapping_add(ahead));
+            let head = u16::from_le(entry.load(Ordering::Relaxed)) & self.layout.mask;
+            let desc = self.layout.desc.wrapping_add(usize::from(head) * DESC_BYTES as usize);
+            // SAFETY: a prefetch reads nothing; any address will do.
+            unsafe { _mm_prefetch(desc.cast(), _MM_HINT_T0) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = ahead;
     }
 
     #[inline]
