@@ -31,37 +31,50 @@ pub enum Ring {
 
 /// A set of cores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CoreSet(u128);
+pub struct CoreSet([u64; CORE_WORDS]);
+
+/// One cache line.
+const CORE_WORDS: usize = 8;
 
 impl CoreSet {
     /// How many cores a set can tell apart: those with lower numbers than this.
-    pub const CAPACITY: u16 = 128;
+    pub const CAPACITY: u16 = 64 * CORE_WORDS as u16;
 
     /// No core.
-    pub const EMPTY: CoreSet = CoreSet(0);
+    pub const EMPTY: CoreSet = CoreSet([0; CORE_WORDS]);
 
-    /// The set of the cores whose bits are set, the lowest bit being core 0's.
+    /// The set of the cores whose bits are set in words of 64, the lowest bit of the first being core 0's. What is
+    /// beyond [`CoreSet::CAPACITY`] is left out.
     #[must_use]
-    pub fn from_bits(bits: u128) -> CoreSet {
-        CoreSet(bits)
+    pub fn from_words(words: impl IntoIterator<Item = u64>) -> CoreSet {
+        let mut set = CoreSet::EMPTY;
+        set.0.iter_mut().zip(words).for_each(|(word, bits)| *word = bits);
+        set
     }
 
     /// The set with `core` in it too; unchanged for a core beyond [`CoreSet::CAPACITY`].
     #[must_use]
-    pub fn with(self, core: CoreId) -> CoreSet {
-        CoreSet(self.0 | 1u128.checked_shl(core.0.into()).unwrap_or(0))
+    pub fn with(mut self, core: CoreId) -> CoreSet {
+        if let Some(word) = self.0.get_mut(usize::from(core.0 / 64)) {
+            *word |= 1 << (core.0 % 64);
+        }
+        self
     }
 
     /// The set without `core`.
     #[must_use]
-    pub fn without(self, core: CoreId) -> CoreSet {
-        CoreSet(self.0 & !CoreSet::EMPTY.with(core).0)
+    pub fn without(mut self, core: CoreId) -> CoreSet {
+        if let Some(word) = self.0.get_mut(usize::from(core.0 / 64)) {
+            *word &= !(1 << (core.0 % 64));
+        }
+        self
     }
 
     /// The cores that are in both sets.
     #[must_use]
-    pub fn and(self, other: CoreSet) -> CoreSet {
-        CoreSet(self.0 & other.0)
+    pub fn and(mut self, other: CoreSet) -> CoreSet {
+        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word &= other);
+        self
     }
 
     /// Whether there is no core in it.
@@ -71,18 +84,50 @@ impl CoreSet {
 
     /// How many cores are in it.
     pub fn len(self) -> usize {
-        self.0.count_ones() as usize
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Whether `core` is in the set.
     pub fn contains(self, core: CoreId) -> bool {
-        self.0 & 1u128.checked_shl(core.0.into()).unwrap_or(0) != 0
+        self.0.get(usize::from(core.0 / 64)).is_some_and(|word| word & 1 << (core.0 % 64) != 0)
     }
 
     /// The cores in the set, lowest first.
     pub fn iter(self) -> impl Iterator<Item = CoreId> {
-        (0..CoreSet::CAPACITY).map(CoreId).filter(move |core| self.contains(*core))
+        self.0.into_iter().enumerate().flat_map(|(at, mut word)| {
+            core::iter::from_fn(move || {
+                let bit = (word != 0).then(|| word.trailing_zeros())?;
+                word &= word - 1;
+                Some(CoreId((64 * at) as u16 + bit as u16))
+            })
+        })
     }
+}
+
+/// A piece of work that a core has just done in the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// So many frames came off a VM's transmit ring, were looked up and queued for their receivers.
+    Switched {
+        /// Whose ring it was.
+        from: PortId,
+        /// How many came.
+        frames: u32,
+    },
+    /// The control plane is asked about a frame.
+    Missed {
+        /// Who sent it.
+        from: PortId,
+    },
+    /// A frame was copied from one VM's memory into another's.
+    Copied {
+        /// Where it was.
+        from: PortId,
+        /// Where it is now.
+        to: PortId,
+        /// Bytes written, `virtio_net_hdr` included.
+        bytes: u32,
+    },
 }
 
 /// The machine, as the switch sees it. The VM that is asked about or told is named by one of its port's lanes: each has
@@ -114,4 +159,43 @@ pub trait Host {
     /// Asks that [`Switch::expire`](crate::Switch::expire) be called for `vm` at `at` or soon after, once. Of the
     /// requests for the same VM that have not fired only the earliest need be kept.
     fn arm(&self, vm: PortId, at: Nanos);
+
+    /// The core that is in the switch has just done this. For hosts that model what it costs; others need not care, and
+    /// then nothing is left of it in the code.
+    #[inline(always)]
+    fn spent(&self, work: Work) {
+        let _ = work;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        /// A set of cores is a set of numbers below its capacity.
+        #[test]
+        fn a_core_set_is_a_set(
+            cores in prop::collection::vec(0..600_u16, 0..40),
+            others in prop::collection::vec(0..600_u16, 0..40),
+        ) {
+            let set = |cores: &[u16]| cores.iter().fold(CoreSet::EMPTY, |set, core| set.with(CoreId(*core)));
+            let model = |cores: &[u16]| -> BTreeSet<u16> {
+                cores.iter().copied().filter(|core| *core < CoreSet::CAPACITY).collect()
+            };
+            let list = |set: CoreSet| set.iter().map(|core| core.0).collect::<Vec<_>>();
+            let (ours, theirs) = (set(&cores), set(&others));
+            let (our_model, their_model) = (model(&cores), model(&others));
+            prop_assert_eq!(list(ours), our_model.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!((ours.len(), ours.is_empty()), (our_model.len(), our_model.is_empty()));
+            prop_assert_eq!(list(ours.and(theirs)), our_model.intersection(&their_model).copied().collect::<Vec<_>>());
+            let rest = others.iter().fold(ours, |set, core| set.without(CoreId(*core)));
+            prop_assert_eq!(list(rest), our_model.difference(&their_model).copied().collect::<Vec<_>>());
+            prop_assert!((0..600).all(|core| ours.contains(CoreId(core)) == our_model.contains(&core)));
+            prop_assert_eq!(CoreSet::from_words(ours.0), ours);
+        }
+    }
 }

@@ -112,8 +112,7 @@ impl Cores {
         if self.awake.load(Ordering::Relaxed) as usize >= self.cpus.len() {
             return CoreSet::EMPTY;
         }
-        let words = self.asleep.iter().rev().map(|word| word.load(Ordering::Relaxed));
-        let asleep = CoreSet::from_bits(words.fold(0, |bits, word| bits << 64 | u128::from(word)));
+        let asleep = CoreSet::from_words(self.asleep.iter().map(|word| word.load(Ordering::Relaxed)));
         let taken = |core: &CoreId| self.awake_on[usize::from(core.0)].load(Ordering::Relaxed) > 0;
         let passed = |core: &CoreId| taken(core) || self.bells[usize::from(core.0)].is_passed_over();
         let idle = asleep.iter().filter(passed).fold(asleep, CoreSet::without);
@@ -226,7 +225,7 @@ mod tests {
 
     #[test]
     fn cores_beyond_a_set_are_left_out() {
-        let cores = Cores::new((0..200).collect());
+        let cores = Cores::new((0..LIMIT + 72).collect());
         assert_eq!(cores.cpus().len(), LIMIT);
         for number in 0..LIMIT {
             cores.asleep[number / 64].fetch_or(1 << (number % 64), Ordering::Relaxed);

@@ -5,7 +5,7 @@ use super::{CoreContext, Entry, Visit};
 use crate::api::{DropReason, PortId};
 use crate::claim::Word;
 use crate::frame::{Frame, FrameRef, NO_EDIT};
-use crate::host::Host;
+use crate::host::{Host, Work};
 use crate::port::{Cutting, Port, PortFault, Sink};
 use crate::sync::atomic::{Ordering, fence};
 use arrayvec::ArrayVec;
@@ -182,12 +182,14 @@ impl<'a, H: Host> Entry<'a, H> {
             // SAFETY: the reference in the queue stands for a copy that is this core's to make.
             if let Some(written) = unsafe { copy_plain(queue, slot.frame(), frame) } {
                 plain_written += u64::from(written);
+                self.host.spent(Work::Copied { from: from.id, to: port.id, bytes: written });
             } else {
                 match copy_any(&mut cx.copy, queue, mergeable, cutting, port, from, frame) {
                     Ok(copied) => {
                         others_copied += 1;
                         others_bytes += u64::from(copied.frame_bytes);
                         others_written += u64::from(copied.written);
+                        self.host.spent(Work::Copied { from: from.id, to: port.id, bytes: copied.written });
                         if copied.finished {
                             counters.rx.finished.add(1);
                         }

@@ -13,7 +13,7 @@ use crate::claim::Word;
 use crate::flow::cache::ExactMatchCache;
 use crate::flow::table::{Decision, Flow, FlowIndex, FlowTable};
 use crate::frame::{FrameRef, NO_EDIT, waited_ms};
-use crate::host::Host;
+use crate::host::{Host, Work};
 use crate::key::extract::{Layout, extract};
 use crate::key::usual::{self, START_BYTES, START_WORDS};
 use crate::key::{FlowKey, HEADER_BYTES};
@@ -264,6 +264,9 @@ impl<'a, H: Host> Entry<'a, H> {
             };
             if cx.batch.len > 0 {
                 self.switch_batch(cx, port, tx);
+            }
+            if taken.frames > 0 {
+                self.host.spent(Work::Switched { from: port.id, frames: taken.frames as u32 });
             }
             let counters = self.port_counters(port);
             counters.tx.frames.add(taken.frames);
@@ -654,6 +657,7 @@ impl<'a, H: Host> Entry<'a, H> {
             held.upcall = Some(number);
             self.port_counters(port).tx.upcalls.add(1);
             self.entered.upcalls = true;
+            self.host.spent(Work::Missed { from: port.id });
         }
         tx.held.push_back(held);
         self.arm_for_patience(port, 0);
