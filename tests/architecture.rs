@@ -70,17 +70,21 @@ fn has_unsafe(source: &str) -> bool {
     words(source).iter().any(|word| word == "unsafe")
 }
 
-/// pvnet <- dataplane <- controlplane: each of the three depends on the one before it and on no other.
+/// pvnet <- dataplane <- controlplane: each of the three depends on the one before it and on no other; the simulator
+/// depends on all three.
 #[test]
 fn crates_depend_in_one_direction() {
     let crates = crates();
+    let (pvnet, dataplane) = ("hyper-switch-pvnet", "hyper-switch-dataplane");
+    let controlplane = "hyper-switch-controlplane";
     for (name, on) in [
-        ("hyper-switch-pvnet", None),
-        ("hyper-switch-dataplane", Some("hyper-switch-pvnet")),
-        ("hyper-switch-controlplane", Some("hyper-switch-dataplane")),
+        (pvnet, &[][..]),
+        (dataplane, &[pvnet]),
+        (controlplane, &[dataplane]),
+        ("hyper-switch-sim", &[pvnet, dataplane, controlplane]),
     ] {
         let (_, depends) = &crates[name];
-        assert_eq!(*depends, on.into_iter().map(str::to_owned).collect(), "{name}");
+        assert_eq!(*depends, on.iter().copied().map(str::to_owned).collect(), "{name}");
     }
 }
 
@@ -143,10 +147,10 @@ fn lists_and_sources_are_read_as_meant() {
     }
 }
 
-/// The control plane and the program forbid `unsafe` for good.
+/// The control plane, the simulator and the program forbid `unsafe` for good.
 #[test]
 fn some_crates_forbid_unsafe() {
-    for path in ["src/lib.rs", "src/main.rs", "controlplane/src/lib.rs"] {
+    for path in ["src/lib.rs", "src/main.rs", "controlplane/src/lib.rs", "sim/src/lib.rs"] {
         let words = words(&read(&root().join(path)));
         assert!(words.windows(2).any(|pair| pair == ["forbid", "unsafe_code"]), "{path}");
     }

@@ -4,9 +4,11 @@
 use super::{GuestCounters, Hypercall, Nic};
 
 /// An interface and its way to the switch.
-pub(super) struct Driver {
-    pub(super) nic: Nic,
-    pub(super) counters: GuestCounters,
+pub struct Driver {
+    /// The interface.
+    pub nic: Nic,
+    /// Entries and interrupts so far.
+    pub counters: GuestCounters,
     /// An interrupt was taken and not yet acted on.
     interrupted: bool,
     /// The rings were asked for interrupts.
@@ -14,13 +16,14 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(nic: Nic) -> Driver {
+    /// The driver of an interface that is awake: it asks for no interrupts.
+    pub fn new(nic: Nic) -> Driver {
         Driver { nic, counters: GuestCounters::default(), interrupted: false, parked: false }
     }
 
     /// The beginning of each poll: has what waits copied, if an interrupt told of anything, and asks for no more
     /// interrupts while the VM looks for itself.
-    pub(super) fn wake(&mut self, hypercall: &mut dyn Hypercall) {
+    pub fn wake(&mut self, hypercall: &mut dyn Hypercall) {
         self.take_interrupt(hypercall);
         if self.interrupted {
             self.interrupted = false;
@@ -35,21 +38,21 @@ impl Driver {
     }
 
     /// Where a frame may have been sent: without batching, an entry for each.
-    pub(super) fn announce_each(&mut self, now_ns: u64, hypercall: &mut dyn Hypercall) {
+    pub fn announce_each(&mut self, now_ns: u64, hypercall: &mut dyn Hypercall) {
         if !self.nic.batches() {
             self.announce(now_ns, hypercall);
         }
     }
 
     /// Offers what was sent, and enters the switch for it if it is time.
-    pub(super) fn announce(&mut self, now_ns: u64, hypercall: &mut dyn Hypercall) {
+    pub fn announce(&mut self, now_ns: u64, hypercall: &mut dyn Hypercall) {
         if self.nic.publish_tx(now_ns) {
             self.transmit(hypercall);
         }
     }
 
     /// The end of each poll: both rings are brought up to date, with one entry each at most.
-    pub(super) fn publish(&mut self, now_ns: u64, hypercall: &mut dyn Hypercall) {
+    pub fn publish(&mut self, now_ns: u64, hypercall: &mut dyn Hypercall) {
         self.announce(now_ns, hypercall);
         if self.nic.publish_rx() {
             self.receive(hypercall);
@@ -57,7 +60,7 @@ impl Driver {
     }
 
     /// The guest's half of falling asleep: see the head of `guest`. Answers whether the VM may.
-    pub(super) fn park(&mut self, now_ns: u64, hypercall: &mut dyn Hypercall) -> bool {
+    pub fn park(&mut self, now_ns: u64, hypercall: &mut dyn Hypercall) -> bool {
         if self.nic.publish_tx_before_sleep(now_ns) {
             self.transmit(hypercall);
         }

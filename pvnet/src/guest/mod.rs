@@ -38,7 +38,7 @@
 
 mod checksum;
 pub mod doorbell;
-mod driver;
+pub mod driver;
 mod nic;
 pub mod raw;
 #[cfg(test)]

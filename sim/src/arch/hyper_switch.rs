@@ -1,0 +1,211 @@
+//! Hyper-Switch: the shipping data plane and the shipping control plane, entered on virtual cores.
+
+use crate::clock::Account;
+use crate::host::{Effect, SimHost};
+use hyper_switch_controlplane::learning_switch::{Config as LearningConfig, LearningSwitch};
+use hyper_switch_dataplane::api::{Event, Nanos, PortId, Request, VlanMode};
+use hyper_switch_dataplane::host::CoreId;
+use hyper_switch_dataplane::policy::Optimisations;
+use hyper_switch_dataplane::policy::notification::Pace;
+use hyper_switch_dataplane::{
+    Backend, Barrier, Control, CoreContext, Entered, PortConfig, PortState, QueuePair, Switch, SwitchConfig,
+    VmBackend,
+};
+use hyper_switch_pvnet::guest::Nic;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Flows that each VM may have: it talks to one other, and is flooded before that is known.
+const FLOWS_PER_VM: usize = 8;
+
+/// The switch with its control plane.
+pub(crate) struct HyperSwitch {
+    pub(crate) switch: Arc<Switch>,
+    pub(crate) control: Control,
+    /// The context of each core; the last is the control plane's.
+    contexts: Vec<CoreContext>,
+    pub(crate) plane: Plane,
+}
+
+/// The control plane, and what is on its way to it and from it.
+pub(crate) struct Plane {
+    learning: LearningSwitch,
+    inbox: Vec<Event>,
+    barriers: Vec<(u64, Barrier)>,
+    /// Ports whose fault it has been told of.
+    broken: BTreeSet<PortId>,
+}
+
+impl HyperSwitch {
+    pub(crate) fn new(
+        host: &SimHost,
+        vms: usize,
+        optimisations: Optimisations,
+        pace: Pace,
+        seed: u64,
+    ) -> HyperSwitch {
+        let machine = host.prices.machine;
+        let cores = usize::from(machine.cores) + 1;
+        let (switch, control) = Switch::new(SwitchConfig {
+            max_ports: vms,
+            cores,
+            max_flows: (FLOWS_PER_VM * vms).max(1_024),
+            optimisations,
+            pace,
+            topology: machine.topology(),
+            seed,
+            ..SwitchConfig::default()
+        });
+        let context =
+            |core| switch.core_context(CoreId(core as u16)).expect("each core's context is taken once");
+        let contexts = (0..cores).map(context).collect();
+        let plane = Plane {
+            learning: LearningSwitch::new(LearningConfig::default()),
+            inbox: Vec::new(),
+            barriers: Vec::new(),
+            broken: BTreeSet::new(),
+        };
+        HyperSwitch { switch, control, contexts, plane }
+    }
+
+    /// Attaches the VM with the next number.
+    pub(crate) fn attach(&mut self, name: String, nic: &Nic) -> PortId {
+        let rings = VmBackend {
+            queues: vec![QueuePair::new(
+                nic.memory(),
+                nic.tx_layout(),
+                nic.rx_layout(),
+                nic.queue_features(),
+            )],
+            mergeable: true,
+            offloads: nic.offloads(),
+        };
+        let config = PortConfig { name, vlan: VlanMode::Transparent, backend: Backend::Vm(rings) };
+        let id = self.control.attach(config).expect("the switch was made for so many ports");
+        if let Some(port) = self.control.port(id) {
+            self.plane.inbox.push(Event::PortAdded(port.info));
+        }
+        id
+    }
+
+    fn enter(&mut self, host: &SimHost, enter: impl FnOnce(&Switch, &mut CoreContext) -> Entered) -> Entered {
+        host.clock.charge(Account::Switching, host.prices.switch_entry);
+        let entered = enter(&self.switch, &mut self.contexts[usize::from(host.clock.core().0)]);
+        if entered.upcalls || entered.faulted {
+            host.affect(Effect::Upcalls);
+        }
+        entered
+    }
+
+    pub(crate) fn transmit(&mut self, host: &SimHost, vm: u16) {
+        host.clock.charge(Account::Entry, host.prices.hypervisor_entry);
+        while self.enter(host, |switch, cx| switch.transmit(cx, host, PortId(vm))).more {}
+    }
+
+    pub(crate) fn receive(&mut self, host: &SimHost, vm: u16) {
+        host.clock.charge(Account::Entry, host.prices.hypervisor_entry);
+        while self.enter(host, |switch, cx| switch.receive(cx, host, PortId(vm))).more {}
+    }
+
+    /// An idle core's work; answers whether there is more.
+    pub(crate) fn idle(&mut self, host: &SimHost) -> bool {
+        self.enter(host, |switch, cx| switch.idle(cx, host)).more
+    }
+
+    /// The timer of a VM fires.
+    pub(crate) fn expire(&mut self, host: &SimHost, vm: PortId) {
+        host.clock.charge(Account::Entry, host.prices.timer);
+        while self.enter(host, |switch, cx| switch.expire(cx, host, vm)).more {}
+    }
+
+    /// Whether a notification of `vm` means that it is to make its receive hypercall, as its frames come by no other way.
+    pub(crate) fn is_receive_needed(&mut self, host: &SimHost, vm: u16) -> bool {
+        let context = &mut self.contexts[usize::from(host.clock.core().0)];
+        !self.switch.config().optimisations.preemptive_copy && self.switch.frames_wait(context, PortId(vm))
+    }
+
+    /// The VM is about to block. Answers whether it need not, as frames came at last.
+    pub(crate) fn block(&mut self, host: &SimHost, vm: u16) -> bool {
+        let frames_wait = self.is_receive_needed(host, vm);
+        if frames_wait {
+            self.receive(host, vm);
+        }
+        frames_wait
+    }
+
+    /// The control plane has had its time: it hears what came and its answers are carried out. Answers when it wants to
+    /// be called next, whatever comes.
+    pub(crate) fn run_control_plane(&mut self, host: &SimHost) -> Option<Nanos> {
+        let HyperSwitch { control, contexts, plane, .. } = self;
+        let context = contexts.last_mut().expect("the control plane has a context");
+        plane.look_around(control);
+        let mut requests = Vec::new();
+        // What it asks for may make more to hear of at once.
+        for _ in 0..MOST_TURNS {
+            plane.learning.tick(host.clock.now(), &mut requests);
+            for event in plane.inbox.drain(..) {
+                plane.learning.handle(host.clock.now(), event, &mut requests);
+            }
+            for request in requests.drain(..) {
+                plane.carry_out(control, context, host, request);
+            }
+            plane.answer_barriers(control);
+            plane.look_around(control);
+            if plane.inbox.is_empty() {
+                break;
+            }
+        }
+        if !plane.inbox.is_empty() {
+            return Some(host.clock.now());
+        }
+        plane.learning.next_deadline()
+    }
+}
+
+/// How often the control plane is heard in one go, lest two that answer each other stop the clock.
+const MOST_TURNS: usize = 16;
+
+impl Plane {
+    /// Hands waiting packets to the control plane, and notices ports that broke.
+    fn look_around(&mut self, control: &mut Control) {
+        while let Some(upcall) = control.next_upcall() {
+            self.inbox.push(Event::Upcall(upcall));
+        }
+        for port in control.ports() {
+            if let PortState::Faulted(_) = port.state
+                && self.broken.insert(port.info.id)
+            {
+                self.inbox.push(Event::PortRemoved(port.info.id));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, control: &mut Control, cx: &mut CoreContext, host: &SimHost, request: Request) {
+        match request {
+            Request::Install(flow) => {
+                if let Err(error) = control.install(&flow, host.clock.now()) {
+                    self.inbox.push(Event::InstallFailed(flow.id, error));
+                }
+            }
+            Request::Modify(id, actions) => {
+                if let Err(error) = control.modify(id, &actions) {
+                    self.inbox.push(Event::InstallFailed(id, error));
+                }
+            }
+            Request::Remove(id) => drop(control.remove(id)),
+            Request::Resolve(id, verdict) => drop(control.resolve(cx, host, id, verdict)),
+            Request::List => {
+                let ports = control.ports().into_iter().filter(|port| port.state == PortState::Up);
+                self.inbox.push(Event::Ports(ports.map(|port| port.info).collect()));
+                self.inbox.push(Event::Flows(control.flows()));
+            }
+            Request::Barrier(number) => self.barriers.push((number, control.barrier())),
+        }
+    }
+
+    fn answer_barriers(&mut self, control: &mut Control) {
+        let passed = self.barriers.iter().take_while(|(_, barrier)| control.passed(*barrier)).count();
+        let answers = self.barriers.drain(..passed).map(|(number, _)| Event::Barrier(number));
+        self.inbox.extend(answers);
+    }
+}

@@ -1,0 +1,99 @@
+//! What carries frames between VMs, on the host model.
+//!
+//! | module | the switch is | who works |
+//! | --- | --- | --- |
+//! | `hyper_switch` | in the hypervisor: the shipping code | the VMs' own cores, and idle ones |
+//! | `driver_domain` | in a VM of its own (Xen) | the domain's vCPUs |
+//! | `vhost` | in the host's kernel (KVM) | a worker thread for each VM |
+
+pub(crate) mod driver_domain;
+pub(crate) mod hyper_switch;
+pub(crate) mod port;
+pub(crate) mod vhost;
+
+use crate::host::SimHost;
+use hyper_switch_pvnet::guest::Hypercall;
+
+/// What carries the frames.
+pub(crate) enum Fabric {
+    HyperSwitch(Box<hyper_switch::HyperSwitch>),
+    DriverDomain(driver_domain::DriverDomain),
+    Vhost(vhost::Vhost),
+}
+
+/// A VM's way to it, on the core that is at work.
+pub(crate) struct Way<'a> {
+    pub(crate) fabric: &'a mut Fabric,
+    pub(crate) host: &'a SimHost,
+    pub(crate) vm: u16,
+}
+
+/// How much a step of one of a fabric's own tasks did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shift {
+    /// There may be more to do.
+    Busy,
+    /// Nothing until a signal.
+    Blocks,
+}
+
+impl Fabric {
+    /// Tasks of its own, beside the VMs.
+    pub(crate) fn workers(&self) -> usize {
+        match self {
+            Fabric::HyperSwitch(_) => 0,
+            Fabric::DriverDomain(domain) => domain.workers(),
+            Fabric::Vhost(vhost) => vhost.workers(),
+        }
+    }
+
+    /// Worker `number` works for a while.
+    pub(crate) fn step(&mut self, host: &SimHost, number: usize, quantum_ns: u64) -> Shift {
+        match self {
+            Fabric::HyperSwitch(_) => Shift::Blocks,
+            Fabric::DriverDomain(domain) => domain.step(host, number, quantum_ns),
+            Fabric::Vhost(vhost) => vhost.step(host, number, quantum_ns),
+        }
+    }
+}
+
+impl Hypercall for Way<'_> {
+    fn transmit(&mut self) {
+        match self.fabric {
+            Fabric::HyperSwitch(switch) => switch.transmit(self.host, self.vm),
+            Fabric::DriverDomain(domain) => domain.kick(self.host, self.vm),
+            Fabric::Vhost(vhost) => vhost.kick(self.host, self.vm),
+        }
+    }
+
+    fn receive(&mut self) {
+        match self.fabric {
+            Fabric::HyperSwitch(switch) => switch.receive(self.host, self.vm),
+            Fabric::DriverDomain(domain) => domain.kick(self.host, self.vm),
+            Fabric::Vhost(vhost) => vhost.kick(self.host, self.vm),
+        }
+    }
+
+    fn take_interrupt(&mut self) -> bool {
+        let came = self.host.take_signal(crate::host::TaskId(self.vm));
+        if came {
+            self.host.clock.charge(crate::clock::Account::Entry, self.host.prices.interrupt);
+        }
+        came
+    }
+
+    fn frames_wait(&mut self) -> bool {
+        match self.fabric {
+            Fabric::HyperSwitch(switch) => switch.is_receive_needed(self.host, self.vm),
+            // What waits, waits for buffers, and of those the switch asked to be told.
+            _ => false,
+        }
+    }
+
+    fn block(&mut self) -> bool {
+        match self.fabric {
+            Fabric::HyperSwitch(switch) => switch.block(self.host, self.vm),
+            _ => false,
+        }
+    }
+}

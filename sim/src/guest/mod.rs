@@ -1,0 +1,245 @@
+//! A modelled guest: the real driver and real rings, and above them a stack that is only its cost.
+//!
+//! | module | noun |
+//! | --- | --- |
+//! | `frame` | what guests send each other |
+//! | `program` | the workload's two ends |
+
+pub(crate) mod frame;
+pub(crate) mod program;
+
+use crate::clock::Account;
+use crate::host::SimHost;
+use crate::random::Random;
+use frame::{Says, Template};
+use hyper_switch_pvnet::guest::doorbell::Pace;
+use hyper_switch_pvnet::guest::driver::Driver;
+use hyper_switch_pvnet::guest::{Hypercall, Nic, NicConfig, NicConfigError, NicFault};
+use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES};
+use program::{Next, Program, Score, Side, Workload};
+use std::ops::RangeInclusive;
+
+/// Buffers of each ring are as many as these bytes hold, within [`SLOTS`]: as many as a Linux guest's 256 descriptors of
+/// a page each.
+const RING_BYTES: usize = 1 << 20;
+const SLOTS: RangeInclusive<usize> = 16..=256;
+
+/// A large frame is cut to, or made of, segments of so many bytes: Ethernet's 1500, without IPv4's and TCP's headers
+/// and TCP's timestamps.
+const SEGMENT_BYTES: usize = 1_448;
+/// A frame up to this is one segment.
+const WIRE_BYTES: usize = 1_514;
+
+/// What a guest is made for.
+#[derive(Clone, Debug)]
+pub(crate) struct GuestConfig {
+    /// Its number, and that of the guest that it talks to.
+    pub(crate) own: u16,
+    pub(crate) peer: u16,
+    pub(crate) side: Side,
+    pub(crate) workload: Workload,
+    /// How its doorbell is batched; if not at all, each frame rings.
+    pub(crate) batching: Option<Pace>,
+    /// Data are copied between socket and packet, as a kernel does.
+    pub(crate) copies: bool,
+    /// Every byte that arrives is compared with what was sent.
+    pub(crate) verifies: bool,
+}
+
+/// What a step of a guest came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// There may be more to do.
+    Busy,
+    /// Nothing until an interrupt, or until this time.
+    Blocks(Option<u64>),
+}
+
+/// What a guest found wrong with what it received. A sound switch makes none of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wrongs {
+    /// Frames whose ordinal was not above the last one's.
+    pub(crate) reordered: u64,
+    /// Frames that were not as they had been sent.
+    pub(crate) damaged: u64,
+    /// Frames for another, after the switch had learned where that one is.
+    pub(crate) strange: u64,
+}
+
+/// A VM's software.
+pub(crate) struct Guest {
+    number: u16,
+    driver: Driver,
+    program: Program,
+    data: Template,
+    short: Template,
+    data_bytes: usize,
+    copies: bool,
+    verifies: bool,
+    ordinal: u64,
+    heard: Option<u64>,
+    pub(crate) wrongs: Wrongs,
+}
+
+impl Guest {
+    pub(crate) fn new(config: &GuestConfig, random: Random) -> Result<Guest, NicConfigError> {
+        let GuestConfig { own, peer, side, workload, batching, copies, verifies } = *config;
+        let most_bytes = workload.frame_bytes(Side::Client).max(workload.frame_bytes(Side::Server));
+        let slots = (RING_BYTES / most_bytes.next_power_of_two()).clamp(*SLOTS.start(), *SLOTS.end());
+        let nic = Nic::new(NicConfig {
+            offloads: Offloads::NONE,
+            mtu_bytes: (most_bytes - 14).max(576) as u16,
+            rx_slots: slots as u16,
+            // All receive buffers together take the largest frame that there is, since a switch may send it.
+            rx_buffer_bytes: (VNET_HDR_BYTES + most_bytes).max(512) as u32,
+            tx_slots: slots as u16,
+            batching,
+            ..NicConfig::default()
+        })?;
+        let data_bytes = workload.frame_bytes(side);
+        let template = |bytes| Template::new(own, peer, workload.transport(), bytes);
+        Ok(Guest {
+            number: own,
+            driver: Driver::new(nic),
+            program: Program::new(&workload, side, random),
+            data: template(data_bytes),
+            short: template(workload.short_bytes()),
+            data_bytes,
+            copies,
+            verifies,
+            ordinal: 0,
+            heard: None,
+            wrongs: Wrongs::default(),
+        })
+    }
+
+    pub(crate) fn nic(&self) -> &Nic {
+        &self.driver.nic
+    }
+
+    pub(crate) fn score(&self) -> &Score {
+        &self.program.score
+    }
+
+    /// Forgets the latencies so far, which are of before the measurement.
+    pub(crate) fn begin_measurement(&mut self) {
+        self.program.score.latencies_ns.reset();
+    }
+
+    /// Entries and interrupts so far.
+    pub(crate) fn counters(&self) -> hyper_switch_pvnet::guest::GuestCounters {
+        self.driver.counters
+    }
+
+    /// Works for about `quantum_ns`.
+    pub(crate) fn step(
+        &mut self,
+        host: &SimHost,
+        quantum_ns: u64,
+        hypercall: &mut dyn Hypercall,
+    ) -> Result<Step, NicFault> {
+        let clock = &host.clock;
+        let end_ns = clock.spent_ns() + quantum_ns;
+        self.driver.wake(hypercall);
+        let mut is_busy = false;
+        while clock.spent_ns() < end_ns && self.receive(host)? {
+            is_busy = true;
+        }
+        self.driver.nic.reclaim()?;
+        let mut until_ns = None;
+        while clock.spent_ns() < end_ns {
+            let now_ns = clock.now().0;
+            match self.program.next(now_ns) {
+                Next::Wait(at_ns) => {
+                    until_ns = at_ns;
+                    break;
+                }
+                Next::Frame(says, bytes) => {
+                    if !self.send(says, bytes)? {
+                        break;
+                    }
+                    is_busy = true;
+                    self.charge_sending(host, says, bytes);
+                    self.program.sent(now_ns, says);
+                    self.driver.announce_each(clock.now().0, hypercall);
+                }
+            }
+        }
+        self.driver.publish(clock.now().0, hypercall);
+        if is_busy || !self.driver.park(clock.now().0, hypercall) {
+            return Ok(Step::Busy);
+        }
+        // Without a transmit buffer it is the switch that says when to go on.
+        Ok(Step::Blocks(if self.driver.nic.is_tx_starved() { None } else { until_ns }))
+    }
+
+    /// Takes the next frame; `false` if there is none.
+    fn receive(&mut self, host: &SimHost) -> Result<bool, NicFault> {
+        let SimHost { clock, prices, .. } = host;
+        let Some(frame) = self.driver.nic.next_frame()? else { return Ok(false) };
+        let bytes = frame.len();
+        let Some((ordinal, says)) = self.data.read(frame) else {
+            self.wrongs.strange += 1;
+            clock.charge(Account::Receive, prices.ack_frame);
+            return Ok(true);
+        };
+        if self.verifies && !frame::is_intact(&frame[self.data.pattern_at()..], ordinal) {
+            self.wrongs.damaged += 1;
+        }
+        if self.heard.is_some_and(|last| ordinal <= last) {
+            self.wrongs.reordered += 1;
+        }
+        self.heard = Some(ordinal);
+        match says {
+            Says::Acked(_) | Says::Missing(_) | Says::Hello => {
+                clock.charge(Account::Receive, prices.ack_frame);
+            }
+            Says::Data(_) | Says::Question(_) | Says::Answer(_) => {
+                clock.charge(
+                    Account::Receive,
+                    prices.receive_frame + segments(bytes) * prices.receive_segment,
+                );
+                if self.copies {
+                    host.copy(Account::SocketCopy, host.copier(self.number), bytes);
+                }
+                if !matches!(says, Says::Data(_)) {
+                    clock.charge(Account::Application, prices.request);
+                }
+            }
+        }
+        self.program.received(clock.now().0, says, bytes);
+        Ok(true)
+    }
+
+    /// Puts a frame into the transmit ring; `false` if no buffer is free.
+    fn send(&mut self, says: Says, bytes: usize) -> Result<bool, NicFault> {
+        let (ordinal, verifies) = (self.ordinal, self.verifies);
+        let template = if bytes == self.data_bytes { &self.data } else { &self.short };
+        let is_sent = self.driver.nic.send(bytes, |frame| {
+            template.write(frame, ordinal, says);
+            if verifies {
+                frame::fill(&mut frame[template.pattern_at()..], ordinal);
+            }
+        })?;
+        self.ordinal += u64::from(is_sent);
+        Ok(is_sent)
+    }
+
+    fn charge_sending(&self, host: &SimHost, says: Says, bytes: usize) {
+        let SimHost { clock, prices, .. } = host;
+        match says {
+            Says::Acked(_) | Says::Missing(_) | Says::Hello => clock.charge(Account::Send, prices.ack_frame),
+            Says::Data(_) | Says::Question(_) | Says::Answer(_) => {
+                clock.charge(Account::Send, prices.send_frame + segments(bytes) * prices.send_segment);
+                if self.copies {
+                    host.copy(Account::SocketCopy, clock.core(), bytes);
+                }
+            }
+        }
+    }
+}
+
+/// Segments of a frame that is cut, or was put together; none of one that is as it is on the wire.
+fn segments(bytes: usize) -> u64 {
+    if bytes <= WIRE_BYTES { 0 } else { bytes.div_ceil(SEGMENT_BYTES) as u64 }
+}

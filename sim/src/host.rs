@@ -1,0 +1,190 @@
+//! The host as the switch sees it: [`Host`] on virtual cores.
+//!
+//! What a core tells others while it works (an interrupt, a message, a timer) takes effect when its step is over: the step
+//! leaves it here with the moment at which it came to it.
+
+use crate::clock::{Account, Clock};
+use crate::memory::Memory;
+use crate::prices::Prices;
+use hyper_switch_dataplane::api::{Nanos, PortId};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState, Work};
+use std::cell::{Cell, RefCell};
+
+/// What a task is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct TaskId(pub(crate) u16);
+
+/// What a step does to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// A task has been signalled; if it was blocked it is to wake up.
+    Signal(TaskId),
+    /// An idle core is sent the message to work.
+    Message(CoreId),
+    /// A VM's timer is to fire then.
+    Timer(PortId, Nanos),
+    /// Somebody is to look for upcalls.
+    Upcalls,
+}
+
+/// Nobody has signalled.
+const NEVER: u64 = u64::MAX;
+
+/// The host.
+pub(crate) struct SimHost {
+    pub(crate) clock: Clock,
+    pub(crate) prices: Prices,
+    /// Of each task: since when a signal waits for it.
+    signals: Vec<Cell<u64>>,
+    states: Vec<Cell<RunState>>,
+    homes: Vec<Cell<CoreId>>,
+    /// The core that last copied for each VM.
+    copiers: Vec<Cell<CoreId>>,
+    idle: Cell<CoreSet>,
+    effects: RefCell<Vec<(u64, Effect)>>,
+    memory: Memory,
+}
+
+impl SimHost {
+    /// A host of so many tasks, whose first are the VMs.
+    pub(crate) fn new(prices: Prices, tasks: usize) -> SimHost {
+        // One core more: the control plane's.
+        let cores = usize::from(prices.machine.cores) + 1;
+        SimHost {
+            clock: Clock::new(cores),
+            signals: vec![Cell::new(NEVER); tasks],
+            states: vec![Cell::new(RunState::Blocked); tasks],
+            homes: vec![Cell::default(); tasks],
+            copiers: vec![Cell::default(); tasks],
+            idle: Cell::new(CoreSet::EMPTY),
+            effects: RefCell::new(Vec::with_capacity(64)),
+            memory: Memory::new(prices.memory_byte_ns),
+            prices,
+        }
+    }
+
+    /// What steps did to others since this was last called, in the order in which they did it.
+    pub(crate) fn take_effects(&self, into: &mut Vec<(u64, Effect)>) {
+        into.append(&mut self.effects.borrow_mut());
+    }
+
+    pub(crate) fn affect(&self, effect: Effect) {
+        self.effects.borrow_mut().push((self.clock.now().0, effect));
+    }
+
+    pub(crate) fn set_state(&self, task: TaskId, state: RunState) {
+        let task = usize::from(task.0);
+        self.states[task].set(state);
+        if let RunState::Running(core) = state {
+            self.homes[task].set(core);
+        }
+    }
+
+    pub(crate) fn set_home(&self, task: TaskId, core: CoreId) {
+        self.homes[usize::from(task.0)].set(core);
+    }
+
+    pub(crate) fn home_of(&self, task: TaskId) -> CoreId {
+        self.homes[usize::from(task.0)].get()
+    }
+
+    pub(crate) fn is_blocked(&self, task: TaskId) -> bool {
+        self.states[usize::from(task.0)].get() == RunState::Blocked
+    }
+
+    pub(crate) fn copier(&self, vm: u16) -> CoreId {
+        self.copiers[usize::from(vm)].get()
+    }
+
+    pub(crate) fn set_copier(&self, vm: u16, core: CoreId) {
+        self.copiers[usize::from(vm)].set(core);
+    }
+
+    /// Says which cores are idle.
+    pub(crate) fn set_idle(&self, core: CoreId, is_idle: bool) {
+        let idle = self.idle.get();
+        self.idle.set(if is_idle { idle.with(core) } else { idle.without(core) });
+    }
+
+    /// Signals a task, which costs so much if it is blocked and so much if it is not, or was signalled already.
+    pub(crate) fn signal(&self, task: TaskId, blocked_ps: u64, awake_ps: u64) {
+        let signal = &self.signals[usize::from(task.0)];
+        if signal.get() != NEVER {
+            signal.set(signal.get().min(self.clock.now().0));
+            return self.clock.charge(Account::Notifying, awake_ps);
+        }
+        self.clock.charge(Account::Notifying, if self.is_blocked(task) { blocked_ps } else { awake_ps });
+        signal.set(self.clock.now().0);
+        self.affect(Effect::Signal(task));
+    }
+
+    /// Since when a signal waits for a task, if one does.
+    pub(crate) fn signalled(&self, task: TaskId) -> Option<u64> {
+        Some(self.signals[usize::from(task.0)].get()).filter(|at| *at != NEVER)
+    }
+
+    /// Takes the signal of a task, if there has been one.
+    pub(crate) fn take_signal(&self, task: TaskId) -> bool {
+        let signal = &self.signals[usize::from(task.0)];
+        let came = signal.get() <= self.clock.now().0;
+        if came {
+            signal.set(NEVER);
+        }
+        came
+    }
+
+    /// Copies so many bytes that lie in the cache of `from`.
+    pub(crate) fn copy(&self, account: Account, from: CoreId, bytes: usize) {
+        let alone_ps = self.prices.copy(self.prices.machine.locality(self.clock.core(), from), bytes);
+        let slowdown = self.memory.slowdown(self.clock.began_ns(), bytes);
+        self.clock.charge(account, (alone_ps as f64 * slowdown) as u64);
+    }
+}
+
+impl Host for SimHost {
+    fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    fn run_state(&self, vm: PortId) -> RunState {
+        self.states[usize::from(vm.0)].get()
+    }
+
+    fn home(&self, vm: PortId) -> CoreId {
+        self.homes[usize::from(vm.0)].get()
+    }
+
+    fn notify(&self, vm: PortId, _ring: Ring) {
+        self.signal(TaskId(vm.0), self.prices.notify, self.prices.notify_awake);
+    }
+
+    fn idle_cores(&self) -> CoreSet {
+        self.idle.get()
+    }
+
+    fn wake(&self, core: CoreId) {
+        // Who is woken has work, and is not asked again.
+        self.set_idle(core, false);
+        self.clock.charge(Account::Notifying, self.prices.notify_awake);
+        self.affect(Effect::Message(core));
+    }
+
+    fn arm(&self, vm: PortId, at: Nanos) {
+        self.affect(Effect::Timer(vm, at));
+    }
+
+    fn spent(&self, work: Work) {
+        let Prices { switch_frame, flow_miss, copy_frame, .. } = self.prices;
+        match work {
+            Work::Switched { frames, .. } => {
+                self.clock.charge(Account::Switching, u64::from(frames) * switch_frame);
+            }
+            Work::Missed { .. } => self.clock.charge(Account::Switching, flow_miss),
+            Work::Copied { from, to, bytes } => {
+                self.set_copier(to.0, self.clock.core());
+                self.clock.charge(Account::Copying, copy_frame);
+                self.copy(Account::Copying, self.home(from), bytes as usize);
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! The simulator: the shipping switch on virtual cores.
+//!
+//! The guests' drivers, their rings and the whole data and control plane are the real code. Modelled are the clock, the
+//! cores, the scheduler and the guests' stacks; what each piece of work costs is read from a [table](costs) that names its
+//! sources. So machines can be looked at that nobody here has, and a run can be had again to the last event.
+//!
+//! | module | noun |
+//! | --- | --- |
+//! | [`scenario`] | what a run is made of, and what came of it |
+//! | [`simulation`] | a run: cores, tasks, steps, in one order of events |
+//! | [`costs`] | what work costs, each figure with its source |
+//! | [`machine`] | cores, and which are near each other |
+//! | [`scheduler`] | who runs where and for how long |
+//! | `memory` | what all cores share |
+//! | `host` | the [`Host`](hyper_switch_dataplane::host::Host) that the switch sees |
+//! | `arch` | the three architectures: this switch, a driver domain, vhost |
+//! | `guest` | a guest with a real driver and a modelled stack |
+//! | `clock`, `event`, `random`, `trace` | virtual time, the order of events, seeded streams, what happened |
+
+#![forbid(unsafe_code)]
+
+mod arch;
+mod clock;
+pub mod costs;
+mod event;
+mod guest;
+mod host;
+pub mod machine;
+mod memory;
+mod prices;
+mod random;
+pub mod scenario;
+pub mod scheduler;
+pub mod simulation;
+mod trace;
+
+pub use clock::Account;
+pub use guest::program::{Side, Workload};

@@ -1,0 +1,586 @@
+//! The simulation: cores run tasks in steps, in one order of events.
+//!
+//! ```text
+//!   a core gives a task its turn ──> a step: real code works at once, and time is charged for what it did
+//!          ^                                            |
+//!          |                                            v
+//!   the step's end, that much later  <── effects on others: signals, messages, timers, each at its moment
+//! ```
+//!
+//! A step is short, so little is lost by its having its effects on memory at its beginning. Nothing is preempted within
+//! a step, but for an idle core's work for the switch, which is put off when a task comes.
+
+use crate::arch::driver_domain::DriverDomain;
+use crate::arch::hyper_switch::HyperSwitch;
+use crate::arch::vhost::Vhost;
+use crate::arch::{Fabric, Shift, Way};
+use crate::clock::{ACCOUNTS, Account};
+use crate::event::Events;
+use crate::guest::{Guest, GuestConfig, Step};
+use crate::host::{Effect, SimHost, TaskId};
+use crate::prices::Prices;
+use crate::random::Random;
+use crate::scenario::{Arch, Latency, Outcome, Scenario, ScenarioError, VmOutcome, VmSpec};
+use crate::scheduler::Scheduler;
+use crate::trace::Trace;
+use hdrhistogram::Histogram;
+use hyper_switch_dataplane::api::{Nanos, PortId};
+use hyper_switch_dataplane::host::{CoreId, RunState};
+use std::io::Write;
+
+/// What happens.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// A core's step is over, if it is still this one.
+    StepEnd(CoreId, u32),
+    /// A task that was blocked is to be ready; if it sleeps, if it is still this sleep.
+    Wake(TaskId),
+    /// A task that blocked until now, if it is still this time.
+    Alarm(TaskId, u32),
+    /// The message to a core that was idle arrives.
+    Message(CoreId),
+    /// A VM's timer fires, if none has earlier.
+    Timer(PortId),
+    /// The control plane's answer comes.
+    ControlPlane,
+    /// The warm-up is over.
+    Measure,
+}
+
+impl Event {
+    /// Two words that tell events apart.
+    fn words(&self) -> [u64; 2] {
+        match *self {
+            Event::StepEnd(core, step) => [1 << 32 | u64::from(core.0), step.into()],
+            Event::Wake(task) => [2 << 32 | u64::from(task.0), 0],
+            Event::Alarm(task, sleep) => [3 << 32 | u64::from(task.0), sleep.into()],
+            Event::Message(core) => [4 << 32 | u64::from(core.0), 0],
+            Event::Timer(vm) => [5 << 32 | u64::from(vm.0), 0],
+            Event::ControlPlane => [6 << 32, 0],
+            Event::Measure => [7 << 32, 0],
+        }
+    }
+}
+
+/// What a core does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Idle,
+    /// A step of its task, after which that goes on, or blocks until an alarm if it has one.
+    Task(Option<Option<u64>>),
+    /// Work for the switch, as it had nothing else; whether there is more.
+    Idling {
+        more: bool,
+    },
+}
+
+struct Core {
+    mode: Mode,
+    /// Counts its steps.
+    step: u32,
+    began_ns: u64,
+    ends_ns: u64,
+    /// What interrupts have taken of the step's time.
+    stolen_ns: u64,
+    /// A message came that it has not obeyed.
+    is_asked: bool,
+    /// What is left of work for the switch that was put off.
+    owed_ns: u64,
+    last: Option<TaskId>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sleep {
+    /// Counts its sleeps.
+    number: u32,
+    /// A wake-up is on its way.
+    is_waking: bool,
+    /// It is ready or runs.
+    is_awake: bool,
+}
+
+/// No timer is armed.
+const NEVER: u64 = u64::MAX;
+
+/// A run in progress.
+pub struct Simulation<'w> {
+    scenario: Scenario,
+    host: SimHost,
+    fabric: Fabric,
+    guests: Vec<Guest>,
+    scheduler: Scheduler,
+    cores: Vec<Core>,
+    sleeps: Vec<Sleep>,
+    timers: Vec<u64>,
+    /// When the control plane is called next.
+    control_plane_ns: u64,
+    events: Events<Event>,
+    effects: Vec<(u64, Effect)>,
+    trace: Trace<'w>,
+    now_ns: u64,
+    end_ns: u64,
+    base: Option<Base>,
+}
+
+/// What had been when the measurement began.
+struct Base {
+    vms: Vec<VmOutcome>,
+    books: Vec<[u64; ACCOUNTS]>,
+}
+
+impl<'w> Simulation<'w> {
+    /// A run that is about to begin. What happens is written to `lines`, if that is wanted.
+    ///
+    /// # Errors
+    /// The scenario cannot be run.
+    pub fn new(
+        scenario: Scenario,
+        lines: Option<&'w mut dyn Write>,
+    ) -> Result<Simulation<'w>, ScenarioError> {
+        scenario.check()?;
+        let Scenario { machine, arch, optimisations, .. } = scenario;
+        let batches = arch != Arch::HyperSwitch || optimisations.batching;
+        let guest = |(number, vm): (usize, &VmSpec)| {
+            let config = GuestConfig {
+                own: number as u16,
+                peer: vm.peer,
+                side: vm.side,
+                workload: vm.workload,
+                batching: batches.then_some(scenario.doorbell),
+                copies: scenario.socket_copies,
+                verifies: scenario.verifies,
+            };
+            let random = Random::new(scenario.seed, number as u64);
+            Guest::new(&config, random).map_err(|why| ScenarioError::Nic { vm: number, why: why.to_string() })
+        };
+        let guests = scenario.vms.iter().enumerate().map(guest).collect::<Result<Vec<_>, _>>()?;
+        let prices = Prices::new(&scenario.costs, machine);
+        // Whatever carries the frames has at most a task for each VM.
+        let tasks = 2 * guests.len();
+        let host = SimHost::new(prices, tasks);
+        let nics = || guests.iter().map(Guest::nic);
+        let fabric = match arch {
+            Arch::HyperSwitch => {
+                let mut switch =
+                    HyperSwitch::new(&host, guests.len(), optimisations, scenario.pace, scenario.seed);
+                for (number, nic) in nics().enumerate() {
+                    let port = switch.attach(format!("vm{number}"), nic);
+                    assert_eq!(usize::from(port.0), number, "ports are numbered as VMs are");
+                }
+                Fabric::HyperSwitch(Box::new(switch))
+            }
+            Arch::DriverDomain => Fabric::DriverDomain(DriverDomain::new(nics(), scenario.domain_vcpus)),
+            Arch::Vhost => Fabric::Vhost(Vhost::new(nics())),
+        };
+        let core = || Core {
+            mode: Mode::Idle,
+            step: 0,
+            began_ns: 0,
+            ends_ns: 0,
+            stolen_ns: 0,
+            is_asked: false,
+            owed_ns: 0,
+            last: None,
+        };
+        let measure_ns = nanos(scenario.warmup);
+        let mut simulation = Simulation {
+            cores: (0..machine.cores).map(|_| core()).collect(),
+            scheduler: Scheduler::new(scenario.scheduler, machine, tasks),
+            sleeps: vec![Sleep::default(); tasks],
+            timers: vec![NEVER; guests.len()],
+            control_plane_ns: NEVER,
+            events: Events::new(),
+            effects: Vec::with_capacity(64),
+            trace: Trace::new(lines),
+            now_ns: 0,
+            end_ns: measure_ns + nanos(scenario.duration),
+            base: None,
+            scenario,
+            host,
+            fabric,
+            guests,
+        };
+        simulation.begin(measure_ns);
+        Ok(simulation)
+    }
+
+    /// Places all tasks and has each look around once.
+    fn begin(&mut self, measure_ns: u64) {
+        let cores = self.scenario.machine.cores;
+        (0..cores).for_each(|core| self.host.set_idle(CoreId(core), true));
+        self.events.push(measure_ns, Event::Measure);
+        if matches!(self.fabric, Fabric::HyperSwitch(_)) {
+            self.call_control_plane(0);
+        }
+        for task in 0..self.guests.len() + self.fabric.workers() {
+            let (task, core) = (TaskId(task as u16), CoreId(task as u16 % cores));
+            self.scheduler.place(task, core);
+            self.host.set_home(task, core);
+            self.events.push(0, Event::Wake(task));
+        }
+    }
+
+    /// The time that the run has come to, in nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    /// When it ends.
+    pub fn end_ns(&self) -> u64 {
+        self.end_ns
+    }
+
+    /// Events so far.
+    pub fn events(&self) -> u64 {
+        self.trace.events()
+    }
+
+    /// Has the next event happen; `false` if the run is over.
+    pub fn step(&mut self) -> bool {
+        let Some((at_ns, event)) = self.events.pop() else { return false };
+        if at_ns > self.end_ns {
+            self.now_ns = self.end_ns;
+            return false;
+        }
+        self.now_ns = at_ns;
+        self.trace.note(at_ns, event.words(), &event);
+        match event {
+            Event::StepEnd(core, step) => self.step_ended(core, step),
+            Event::Wake(task) => self.wake(task),
+            Event::Alarm(task, sleep) => {
+                let now = self.sleeps[usize::from(task.0)];
+                if now.number == sleep && !now.is_awake {
+                    self.wake(task);
+                }
+            }
+            Event::Message(core) => self.message(core),
+            Event::Timer(vm) => self.timer(vm),
+            Event::ControlPlane => self.control_plane(),
+            Event::Measure => self.measure(),
+        }
+        true
+    }
+
+    /// Runs to the end.
+    pub fn run(&mut self) -> Outcome {
+        while self.step() {}
+        self.outcome()
+    }
+
+    fn measure(&mut self) {
+        self.guests.iter_mut().for_each(Guest::begin_measurement);
+        self.base = Some(Base { vms: self.vm_outcomes(), books: self.host.clock.books() });
+    }
+
+    fn vm_outcomes(&self) -> Vec<VmOutcome> {
+        let outcome = |guest: &Guest| {
+            let (score, counters) = (guest.score(), guest.counters());
+            VmOutcome {
+                taken: score.taken,
+                taken_bytes: score.taken_bytes,
+                again: score.again,
+                transmit_calls: counters.transmit_hypercalls,
+                receive_calls: counters.receive_hypercalls,
+                interrupts: counters.interrupts,
+            }
+        };
+        self.guests.iter().map(outcome).collect()
+    }
+
+    /// What came of the run so far.
+    pub fn outcome(&mut self) -> Outcome {
+        let mut vms = self.vm_outcomes();
+        let mut books = self.host.clock.books();
+        let measure_ns = nanos(self.scenario.warmup);
+        if let Some(base) = &self.base {
+            for (vm, base) in vms.iter_mut().zip(&base.vms) {
+                vm.taken -= base.taken;
+                vm.taken_bytes -= base.taken_bytes;
+                vm.again -= base.again;
+                vm.transmit_calls -= base.transmit_calls;
+                vm.receive_calls -= base.receive_calls;
+                vm.interrupts -= base.interrupts;
+            }
+            for (book, base) in books.iter_mut().zip(&base.books) {
+                book.iter_mut().zip(base).for_each(|(ns, base)| *ns -= base);
+            }
+        }
+        // The last is the control plane's, which is on no core of the machine.
+        books.pop();
+        let mut latencies: Option<Histogram<u64>> = None;
+        for guest in self.guests.iter().filter(|guest| !guest.score().latencies_ns.is_empty()) {
+            let one = &guest.score().latencies_ns;
+            match &mut latencies {
+                None => latencies = Some(one.clone()),
+                Some(all) => all.add(one).expect("all histograms have the same bounds"),
+            }
+        }
+        let latency = |all: Histogram<u64>| Latency {
+            p50: all.value_at_quantile(0.5),
+            p99: all.value_at_quantile(0.99),
+            max: all.max(),
+        };
+        Outcome {
+            measured_ns: self.now_ns.saturating_sub(measure_ns).max(1),
+            vms,
+            latency_ns: latencies.map(latency),
+            cores_ns: books.into_iter().map(|book| book.to_vec()).collect(),
+            dropped: self.dropped(),
+            events: self.trace.events(),
+            hash: self.trace.hash(),
+        }
+    }
+
+    fn dropped(&self) -> u64 {
+        let vms = 0..self.guests.len();
+        match &self.fabric {
+            Fabric::HyperSwitch(switch) => {
+                let drops = |port: &hyper_switch_dataplane::PortStatus| {
+                    port.counters.drops().map(|(_, count)| count).sum::<u64>()
+                };
+                switch.control.ports().iter().map(drops).sum()
+            }
+            Fabric::DriverDomain(domain) => vms.map(|vm| domain.dropped(vm)).sum(),
+            Fabric::Vhost(vhost) => vms.map(|vm| vhost.dropped(vm)).sum(),
+        }
+    }
+
+    /// A core begins a step: time is charged to it from now on.
+    fn enter(&self, core: CoreId) {
+        self.host.clock.begin(core, self.now_ns);
+    }
+
+    /// The step of `core` has had its effects; it ends when its time is over.
+    fn spend(&mut self, core: CoreId, mode: Mode) {
+        let spent_ns = self.host.clock.spent_ns().max(1);
+        let at = &mut self.cores[usize::from(core.0)];
+        at.mode = mode;
+        at.step = at.step.wrapping_add(1);
+        (at.began_ns, at.ends_ns, at.stolen_ns) = (self.now_ns, self.now_ns + spent_ns, 0);
+        self.events.push(at.ends_ns, Event::StepEnd(core, at.step));
+        self.host.set_idle(core, false);
+        self.carry_out();
+    }
+
+    /// Carries out what a step did to others.
+    fn carry_out(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.host.take_effects(&mut effects);
+        for (at_ns, effect) in effects.drain(..) {
+            match effect {
+                Effect::Signal(task) => self.signalled(task, at_ns),
+                Effect::Message(core) => {
+                    self.events.push(at_ns + self.host.prices.idle_wake / 1_000, Event::Message(core));
+                }
+                Effect::Timer(vm, at) => {
+                    let timer = &mut self.timers[usize::from(vm.0)];
+                    if at.0 < *timer {
+                        *timer = at.0;
+                        self.events.push(at.0.max(self.now_ns), Event::Timer(vm));
+                    }
+                }
+                Effect::Upcalls => self.call_control_plane(at_ns + self.host.prices.control_plane / 1_000),
+            }
+        }
+        self.effects = effects;
+    }
+
+    fn signalled(&mut self, task: TaskId, at_ns: u64) {
+        let sleep = &mut self.sleeps[usize::from(task.0)];
+        // Who is awake looks before it blocks.
+        if !sleep.is_awake && !sleep.is_waking {
+            sleep.is_waking = true;
+            self.events.push(at_ns + self.host.prices.wake_latency / 1_000, Event::Wake(task));
+        }
+    }
+
+    fn wake(&mut self, task: TaskId) {
+        let sleep = &mut self.sleeps[usize::from(task.0)];
+        if sleep.is_awake {
+            return;
+        }
+        (sleep.is_awake, sleep.is_waking) = (true, false);
+        self.host.set_state(task, RunState::Preempted);
+        let cores = &self.cores;
+        let avoid = |core: CoreId| cores[usize::from(core.0)].mode != Mode::Idle;
+        let core = self.scheduler.ready(task, avoid);
+        self.host.set_home(task, core);
+        let at = &mut self.cores[usize::from(core.0)];
+        match at.mode {
+            Mode::Idle => self.next(core),
+            // Work for the switch is put off: what it did is done, what it takes is owed.
+            Mode::Idling { more } => {
+                at.owed_ns += at.ends_ns.saturating_sub(self.now_ns);
+                at.is_asked |= more;
+                self.next(core);
+            }
+            Mode::Task(_) => {}
+        }
+    }
+
+    /// A core has nothing in hand: its next step.
+    fn next(&mut self, core: CoreId) {
+        let number = usize::from(core.0);
+        if self.scheduler.running(core).is_none() && self.scheduler.pick(core, self.now_ns).is_none() {
+            let at = &mut self.cores[number];
+            if at.is_asked || at.owed_ns > 0 {
+                return self.work_idly(core);
+            }
+            at.mode = Mode::Idle;
+            // Its next step has another number.
+            at.step = at.step.wrapping_add(1);
+            return self.host.set_idle(core, true);
+        }
+        let task = self.scheduler.running(core).expect("one was picked if none was running");
+        self.enter(core);
+        if self.cores[number].last != Some(task) {
+            self.cores[number].last = Some(task);
+            self.host.clock.charge(Account::Dispatch, self.host.prices.dispatch);
+        }
+        self.host.set_state(task, RunState::Running(core));
+        let blocks = self.run_task(task);
+        if blocks.is_some() {
+            self.host.clock.charge(Account::Dispatch, self.host.prices.block);
+        }
+        self.spend(core, Mode::Task(blocks));
+    }
+
+    /// A step of a task. Answers whether it blocks then, and until when if it knows.
+    fn run_task(&mut self, task: TaskId) -> Option<Option<u64>> {
+        let quantum_ns = nanos(self.scenario.quantum);
+        let number = usize::from(task.0);
+        let Simulation { host, fabric, guests, .. } = self;
+        let Some(guest) = guests.get_mut(number) else {
+            return match fabric.step(host, number - guests.len(), quantum_ns) {
+                Shift::Busy => None,
+                Shift::Blocks => Some(None),
+            };
+        };
+        let mut way = Way { fabric, host, vm: task.0 };
+        match guest.step(host, quantum_ns, &mut way) {
+            Ok(Step::Busy) => None,
+            Ok(Step::Blocks(until_ns)) => Some(until_ns),
+            // A guest whose rings were broken is dead; that shows by its doing nothing.
+            Err(_) => Some(None),
+        }
+    }
+
+    fn step_ended(&mut self, core: CoreId, step: u32) {
+        let at = &mut self.cores[usize::from(core.0)];
+        if at.step != step {
+            return;
+        }
+        if at.stolen_ns > 0 {
+            at.ends_ns += at.stolen_ns;
+            at.stolen_ns = 0;
+            return self.events.push(at.ends_ns, Event::StepEnd(core, step));
+        }
+        let took_ns = self.now_ns - at.began_ns;
+        match at.mode {
+            Mode::Idle => {}
+            Mode::Idling { more } => at.is_asked |= more,
+            Mode::Task(blocks) => {
+                self.scheduler.ran(core, took_ns);
+                let task = self.scheduler.running(core).expect("a task's step is over");
+                match blocks {
+                    Some(until_ns) if self.host.signalled(task).is_none_or(|at_ns| at_ns > self.now_ns) => {
+                        self.block(core, task, until_ns);
+                    }
+                    _ if self.scheduler.is_over(core, self.now_ns) => {
+                        self.scheduler.preempt(core);
+                        self.host.set_state(task, RunState::Preempted);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.next(core);
+    }
+
+    fn block(&mut self, core: CoreId, task: TaskId, until_ns: Option<u64>) {
+        self.scheduler.block(core);
+        self.host.set_state(task, RunState::Blocked);
+        let sleep = &mut self.sleeps[usize::from(task.0)];
+        sleep.is_awake = false;
+        sleep.number = sleep.number.wrapping_add(1);
+        if let Some(until_ns) = until_ns {
+            self.events.push(until_ns.max(self.now_ns), Event::Alarm(task, sleep.number));
+        }
+        // A signal of a step that is still under way.
+        if let Some(at_ns) = self.host.signalled(task) {
+            self.signalled(task, at_ns);
+        }
+    }
+
+    fn message(&mut self, core: CoreId) {
+        let at = &mut self.cores[usize::from(core.0)];
+        at.is_asked = true;
+        if at.mode == Mode::Idle {
+            self.next(core);
+        }
+    }
+
+    /// An idle core works for the switch, or pays what it owes for that.
+    fn work_idly(&mut self, core: CoreId) {
+        let at = &mut self.cores[usize::from(core.0)];
+        let owed_ns = std::mem::take(&mut at.owed_ns);
+        let mut more = false;
+        let is_asked = std::mem::take(&mut at.is_asked);
+        at.last = None;
+        self.enter(core);
+        self.host.clock.wait(owed_ns);
+        if let (true, Fabric::HyperSwitch(switch)) = (is_asked, &mut self.fabric) {
+            more = switch.idle(&self.host);
+        }
+        self.spend(core, Mode::Idling { more });
+    }
+
+    /// A timer fires on the core where its VM is at home.
+    fn timer(&mut self, vm: PortId) {
+        let timer = &mut self.timers[usize::from(vm.0)];
+        if *timer > self.now_ns {
+            return;
+        }
+        *timer = NEVER;
+        let core = self.host.home_of(TaskId(vm.0));
+        self.enter(core);
+        if let Fabric::HyperSwitch(switch) = &mut self.fabric {
+            switch.expire(&self.host, vm);
+        }
+        let at = &mut self.cores[usize::from(core.0)];
+        if at.mode != Mode::Idle {
+            at.stolen_ns += self.host.clock.spent_ns();
+        }
+        self.carry_out();
+    }
+
+    fn call_control_plane(&mut self, at_ns: u64) {
+        if at_ns < self.control_plane_ns {
+            self.control_plane_ns = at_ns;
+            self.events.push(at_ns, Event::ControlPlane);
+        }
+    }
+
+    fn control_plane(&mut self) {
+        if self.control_plane_ns > self.now_ns {
+            return;
+        }
+        self.control_plane_ns = NEVER;
+        self.enter(CoreId(self.scenario.machine.cores));
+        let Fabric::HyperSwitch(switch) = &mut self.fabric else { return };
+        let next = switch.run_control_plane(&self.host);
+        if let Some(Nanos(at_ns)) = next {
+            self.call_control_plane(at_ns.max(self.now_ns + 1));
+        }
+        self.carry_out();
+    }
+
+    /// Why the trace's lines end early, if they do.
+    pub fn trace_error(&mut self) -> Option<std::io::Error> {
+        self.trace.broken()
+    }
+}
+
+fn nanos(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

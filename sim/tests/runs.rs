@@ -1,0 +1,154 @@
+//! Whole runs: what holds for each, and what the architectures and optimisations come to beside each other.
+
+use hyper_switch_dataplane::policy::Optimisations;
+use hyper_switch_sim::costs::CostTable;
+use hyper_switch_sim::machine::Machine;
+use hyper_switch_sim::scenario::{Arch, Outcome, Scenario, ScenarioError};
+use hyper_switch_sim::scheduler::SchedulerConfig;
+use hyper_switch_sim::simulation::Simulation;
+use hyper_switch_sim::{Account, Workload};
+use std::time::Duration;
+
+const STREAM: Workload = Workload::Stream { frame_bytes: 1514, window_bytes: 1 << 18, ack_every: 2 };
+const REQUESTS: Workload = Workload::Requests { frame_bytes: 60, think_us: 0.0 };
+
+fn scenario(arch: Arch, pairs: u16, workload: Workload) -> Scenario {
+    Scenario {
+        seed: 7,
+        machine: Machine { cores: 8, cores_per_cache: 4 },
+        scheduler: SchedulerConfig::default(),
+        costs: CostTable::embedded("opteron").unwrap(),
+        arch,
+        optimisations: Optimisations::ALL,
+        pace: Default::default(),
+        doorbell: Default::default(),
+        domain_vcpus: 2,
+        vms: Scenario::pairs(pairs, workload),
+        socket_copies: true,
+        verifies: true,
+        quantum: Duration::from_micros(10),
+        warmup: Duration::from_millis(5),
+        duration: Duration::from_millis(20),
+    }
+}
+
+fn run(scenario: Scenario) -> Outcome {
+    Simulation::new(scenario, None).unwrap().run()
+}
+
+/// Holds that each workload gets somewhere on each architecture, however many VMs share the cores, that no core is at
+/// work for longer than there is time, and that nothing is dropped where the workload has a window.
+#[test]
+fn every_workload_runs_everywhere() {
+    let workloads = [
+        STREAM,
+        Workload::Stream { frame_bytes: 65_226, window_bytes: 1 << 20, ack_every: 1 },
+        REQUESTS,
+        Workload::Datagrams { frame_bytes: 60, rate_per_s: Some(10_000.0) },
+        Workload::Bursts { frame_bytes: 1514, rate_per_s: 50_000.0, on_us: 500.0, off_us: 500.0 },
+    ];
+    for arch in Arch::ALL {
+        for workload in workloads {
+            for pairs in [1, 8] {
+                let outcome = run(scenario(arch, pairs, workload));
+                let case = format!("{} {workload:?} {pairs}: {outcome:?}", arch.name());
+                let takers = outcome.vms.iter().filter(|vm| vm.taken > 0).count();
+                let expected = if matches!(workload, Workload::Requests { .. }) { 2 * pairs } else { pairs };
+                assert_eq!(takers, usize::from(expected), "{case}");
+                let most = outcome.cores_ns.iter().map(|core| core.iter().sum::<u64>()).max().unwrap();
+                assert!(most <= outcome.measured_ns * 101 / 100, "a core worked for {most} ns: {case}");
+                assert!(outcome.busy() > 0.0, "{case}");
+                assert_eq!(outcome.dropped, 0, "{case}");
+            }
+        }
+    }
+}
+
+/// Holds that a run can be had again, to the last event, and that another seed is another run.
+#[test]
+fn a_run_can_be_had_again() {
+    let bursts = Workload::Bursts { frame_bytes: 600, rate_per_s: 100_000.0, on_us: 200.0, off_us: 200.0 };
+    for arch in Arch::ALL {
+        let first = run(scenario(arch, 4, bursts));
+        assert_eq!(first, run(scenario(arch, 4, bursts)));
+        let other = run(Scenario { seed: 8, ..scenario(arch, 4, bursts) });
+        assert_ne!(first.hash, other.hash);
+    }
+}
+
+/// Holds that the trace has a line for each event, and that writing it changes nothing.
+#[test]
+fn a_trace_has_every_event() {
+    let mut lines = Vec::new();
+    let mut simulation = Simulation::new(scenario(Arch::HyperSwitch, 2, REQUESTS), Some(&mut lines)).unwrap();
+    let traced = simulation.run();
+    drop(simulation);
+    assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count() as u64, traced.events);
+    assert_eq!(traced, run(scenario(Arch::HyperSwitch, 2, REQUESTS)));
+}
+
+/// Holds that VMs without work cost nothing: after the beginning nothing happens at all.
+#[test]
+fn idle_vms_cost_nothing() {
+    for arch in Arch::ALL {
+        let outcome = run(scenario(arch, 100, Workload::Idle));
+        assert_eq!((outcome.busy(), outcome.bits_per_s()), (0.0, 0.0), "{}", arch.name());
+    }
+}
+
+/// Holds what the paper says of the architectures: this switch is ahead of both others, by throughput and by latency.
+#[test]
+fn this_switch_is_ahead() {
+    for pairs in [1, 4] {
+        let of = |workload| Arch::ALL.map(|arch| run(scenario(arch, pairs, workload)));
+        let [ours, others @ ..] = of(STREAM);
+        assert!(others.iter().all(|other| ours.bits_per_s() > other.bits_per_s()), "{pairs}");
+        let [ours, others @ ..] = of(REQUESTS);
+        let p50 = |outcome: &Outcome| outcome.latency_ns.unwrap().p50;
+        assert!(others.iter().all(|other| p50(&ours) < p50(other)), "{pairs}");
+    }
+}
+
+/// Holds that each optimisation does what it is for. With preemptive copy nobody enters to receive, with batching
+/// fewer entries carry as many frames, with offload an idle core switches.
+#[test]
+fn optimisations_do_what_they_are_for() {
+    let with = |optimisations| {
+        let outcome = run(Scenario { optimisations, ..scenario(Arch::HyperSwitch, 1, STREAM) });
+        let calls = |calls: fn(&hyper_switch_sim::scenario::VmOutcome) -> u64| {
+            outcome.vms.iter().map(calls).sum::<u64>() as f64
+                / outcome.vms.iter().map(|vm| vm.taken).sum::<u64>() as f64
+        };
+        let cores = outcome.cores_ns.iter().filter(|core| core[Account::Copying as usize] > 0).count();
+        (calls(|vm| vm.transmit_calls), calls(|vm| vm.receive_calls), cores)
+    };
+    let none = with(Optimisations::NONE);
+    assert!(none.0 >= 1.0 && none.1 > 0.1 && none.2 == 2, "{none:?}");
+    let preempt = with(Optimisations { preemptive_copy: true, ..Optimisations::NONE });
+    assert!(preempt.1 < none.1 / 10.0, "{preempt:?} {none:?}");
+    let batch = with(Optimisations { batching: true, ..Optimisations::NONE });
+    assert!(batch.0 < none.0 / 2.0, "{batch:?} {none:?}");
+    let offload = with(Optimisations { offload: true, ..Optimisations::NONE });
+    assert!(offload.2 > 2, "{offload:?}");
+}
+
+/// Holds that what cannot be run is refused by name.
+#[test]
+fn impossible_scenarios_are_refused() {
+    let check = |change: fn(&mut Scenario)| {
+        let mut scenario = scenario(Arch::Vhost, 2, STREAM);
+        change(&mut scenario);
+        Simulation::new(scenario, None).err().unwrap()
+    };
+    assert_eq!(check(|one| one.machine.cores = 0), ScenarioError::Cores { cores: 0 });
+    assert_eq!(check(|one| one.machine.cores = 513), ScenarioError::Cores { cores: 513 });
+    assert_eq!(check(|one| one.vms.clear()), ScenarioError::Vms(0));
+    assert_eq!(check(|one| one.vms[1].peer = 1), ScenarioError::Peer { vm: 1, peer: 1 });
+    assert_eq!(check(|one| one.vms[0].peer = 4), ScenarioError::Peer { vm: 0, peer: 4 });
+    assert_eq!(check(|one| one.quantum = Duration::ZERO), ScenarioError::Zero { what: "the quantum" });
+    let short = Workload::Datagrams { frame_bytes: 59, rate_per_s: None };
+    let mut one = scenario(Arch::Vhost, 2, STREAM);
+    one.vms[3].workload = short;
+    let error = Simulation::new(one, None).err().unwrap();
+    assert_eq!(error, ScenarioError::FrameBytes { bytes: 59, least: 60, most: 65_536 });
+}
