@@ -97,6 +97,9 @@ pub enum Unit {
     #[default]
     #[serde(rename = "ns")]
     Nanoseconds,
+    /// So many times as much.
+    #[serde(rename = "times")]
+    Times,
 }
 
 /// How a figure was come by.
@@ -162,6 +165,9 @@ pub enum CostError {
         /// What it says.
         value: f64,
     },
+    /// A figure in another unit than it has.
+    #[error("`{0}` is in another unit")]
+    Unit(Cost),
     /// The points of a copy are not those of a function that grows.
     #[error("the points of `{0}` need bytes of more than 0 that grow, and nanoseconds that do not shrink")]
     Points(Row),
@@ -228,7 +234,7 @@ impl CostTable {
         (self.draft.name, self.draft.description) = (name, description);
     }
 
-    /// Nanoseconds.
+    /// A figure, in its unit.
     pub fn get(&self, cost: Cost) -> f64 {
         self.ns[cost as usize]
     }
@@ -282,6 +288,9 @@ impl CostRow {
     fn check(&self) -> Result<(), CostError> {
         if !(self.value.is_finite() && self.value >= 0.0) {
             return Err(CostError::Value { row: self.name, value: self.value });
+        }
+        if self.unit != self.name.unit() {
+            return Err(CostError::Unit(self.name));
         }
         if self.source.trim().is_empty() { Err(CostError::Source(Row::Cost(self.name))) } else { Ok(()) }
     }

@@ -135,8 +135,17 @@ impl SimHost {
 
     /// Copies so many bytes that lie in the cache of `from`.
     pub(crate) fn copy(&self, account: Account, from: CoreId, bytes: usize) {
+        self.copy_through(account, from, bytes, 1.0);
+    }
+
+    /// As [`SimHost::copy`], to or from a kernel's own packet.
+    pub(crate) fn copy_cold(&self, from: CoreId, bytes: usize) {
+        self.copy_through(Account::Copying, from, bytes, self.prices.cold_copy);
+    }
+
+    fn copy_through(&self, account: Account, from: CoreId, bytes: usize, traffic: f64) {
         let alone_ps = self.prices.copy(self.prices.machine.locality(self.clock.core(), from), bytes);
-        let slowdown = self.memory.slowdown(self.clock.began_ns(), bytes);
+        let slowdown = self.memory.slowdown(self.clock.began_ns(), bytes as f64 * traffic);
         self.clock.charge(account, (alone_ps as f64 * slowdown) as u64);
     }
 }

@@ -9,38 +9,41 @@ use std::cell::Cell;
 /// A window, in nanoseconds: many copies of 64 KiB, and little beside a measurement.
 const WINDOW_NS: u64 = 200_000;
 
+/// How much of a window's surplus the next one is slower by.
+const GAIN: f64 = 0.125;
+
 /// The memory.
 pub(crate) struct Memory {
     /// Nanoseconds that it takes for a byte; 0 if it has enough for all.
     byte_ns: f64,
     window: Cell<u64>,
-    bytes: Cell<u64>,
+    bytes: Cell<f64>,
     slowdown: Cell<f64>,
 }
 
 impl Memory {
     pub(crate) fn new(byte_ns: f64) -> Memory {
-        Memory { byte_ns, window: Cell::new(0), bytes: Cell::new(0), slowdown: Cell::new(1.0) }
+        Memory { byte_ns, window: Cell::new(0), bytes: Cell::new(0.0), slowdown: Cell::new(1.0) }
     }
 
     /// How many times as long as alone a copy of so many bytes takes that begins now. Times do not go back.
     #[inline]
-    pub(crate) fn slowdown(&self, now_ns: u64, bytes: usize) -> f64 {
+    pub(crate) fn slowdown(&self, now_ns: u64, bytes: f64) -> f64 {
         let window = now_ns / WINDOW_NS;
         if window > self.window.get() {
             self.adapt(window - self.window.get());
             self.window.set(window);
-            self.bytes.set(0);
+            self.bytes.set(0.0);
         }
-        self.bytes.set(self.bytes.get() + bytes as u64);
+        self.bytes.set(self.bytes.get() + bytes);
         self.slowdown.get()
     }
 
     /// A window is over, and this many in all until the one that begins.
     fn adapt(&self, windows: u64) {
-        let load = self.bytes.get() as f64 * self.byte_ns / (windows * WINDOW_NS) as f64;
-        // The root takes swings out.
-        self.slowdown.set((self.slowdown.get() * load.sqrt()).max(1.0));
+        let load = self.bytes.get() * self.byte_ns / (windows * WINDOW_NS) as f64;
+        // Little by little: cores answer later than in the next window, and would all swing together.
+        self.slowdown.set((self.slowdown.get() * (1.0 + (load - 1.0) * GAIN)).max(1.0));
     }
 }
 
@@ -57,7 +60,7 @@ mod tests {
         while let Some(next) =
             ready.iter_mut().min_by(|one, other| one.total_cmp(other)).filter(|at| **at < end_ns)
         {
-            *next += 500.0 * memory.slowdown(*next as u64, 1_000);
+            *next += 500.0 * memory.slowdown(*next as u64, 1_000.0);
             copies += 1;
         }
         f64::from(copies) * 1_000.0 / end_ns

@@ -15,6 +15,8 @@ macro_rules! prices {
             $(pub(crate) $name: u64,)+
             /// In nanoseconds, as it is little.
             pub(crate) memory_byte_ns: f64,
+            /// Times.
+            pub(crate) cold_copy: f64,
             table: CostTable,
             copies: [Vec<u64>; 3],
         }
@@ -27,6 +29,7 @@ macro_rules! prices {
                     machine,
                     $($name: ps(table.get(Cost::$cost)),)+
                     memory_byte_ns: table.get(Cost::MemoryByte),
+                    cold_copy: table.get(Cost::ColdCopy),
                     table: table.clone(),
                     copies,
                 }

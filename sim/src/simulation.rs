@@ -99,6 +99,10 @@ struct Sleep {
     is_awake: bool,
 }
 
+/// The streams of random numbers from here on tell when tasks begin, which is within this time.
+const BEGINNINGS: u64 = 1 << 32;
+const WITHIN_NS: u64 = 1_000_000;
+
 /// No timer is armed.
 const NEVER: u64 = u64::MAX;
 
@@ -216,7 +220,9 @@ impl<'w> Simulation<'w> {
             let (task, core) = (TaskId(task as u16), CoreId(task as u16 % cores));
             self.scheduler.place(task, core);
             self.host.set_home(task, core);
-            self.events.push(0, Event::Wake(task));
+            // Not all at once, lest they go in step for ever.
+            let mut random = Random::new(self.scenario.seed, BEGINNINGS + u64::from(task.0));
+            self.events.push(random.word() % WITHIN_NS, Event::Wake(task));
         }
     }
 

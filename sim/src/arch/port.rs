@@ -1,6 +1,5 @@
 //! A VM as a contender's switch sees it: two rings that are copied from and to, and an interrupt.
 
-use crate::clock::Account;
 use crate::host::{SimHost, TaskId};
 use hyper_switch_pvnet::guest::{GuestConfig, Nic};
 use hyper_switch_pvnet::ring::device::{DeviceQueue, Direction};
@@ -40,7 +39,7 @@ impl Port {
         if self.tx.take(into).expect(OURS) != Taken::Frame {
             return false;
         }
-        host.copy(Account::Copying, host.home_of(TaskId(self.vm)), into.frame_bytes());
+        host.copy_cold(host.home_of(TaskId(self.vm)), into.frame_bytes());
         true
     }
 
@@ -53,7 +52,7 @@ impl Port {
     ) -> bool {
         let given = self.rx.give(frame).expect(OURS);
         if given {
-            host.copy(Account::Copying, from, frame.frame_bytes());
+            host.copy_cold(from, frame.frame_bytes());
             host.set_copier(self.vm, host.clock.core());
         }
         given

@@ -1,12 +1,13 @@
 //! The rows of a cost table that are one figure each: a closed list, and what each of them is.
 
+use super::Unit;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Declares the costs. What the documentation says of one is what [`Cost::meaning`] answers.
 macro_rules! costs {
     ($($(#[doc = $line:literal])+ $variant:ident = $name:literal,)+) => {
-        /// A piece of work, or a time that passes, that the simulator charges. All are nanoseconds.
+        /// A piece of work, or a time that passes, that the simulator charges.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Cost {
             $($(#[doc = $line])+ #[serde(rename = $name)] $variant,)+
@@ -19,6 +20,11 @@ macro_rules! costs {
             /// Its name in a table.
             pub fn name(self) -> &'static str {
                 match self { $(Cost::$variant => $name,)+ }
+            }
+
+            /// What it is counted in.
+            pub fn unit(self) -> Unit {
+                if self == Cost::ColdCopy { Unit::Times } else { Unit::Nanoseconds }
             }
 
             /// What exactly it is, in a sentence or two.
@@ -93,6 +99,9 @@ costs! {
     WorkerWake = "worker_wake",
     /// What each byte of a large copy takes of the memory that all cores share; 0: of that there is enough.
     MemoryByte = "memory_byte",
+    /// How many times as much of that a copy takes to or from a packet in a kernel's own memory, which is allocated
+    /// anew and in no cache, than one between guests' buffers.
+    ColdCopy = "cold_copy",
 }
 
 impl fmt::Display for Cost {

@@ -81,6 +81,11 @@ fn incomplete_tables_are_refused() {
         assert_eq!(load(&table).unwrap_err(), CostError::Missing(cost));
 
         let mut table = opteron();
+        let unit = if cost == Cost::ColdCopy { "ns" } else { "times" };
+        row(&mut table, cost.name()).insert("unit".to_owned(), unit.into());
+        assert_eq!(load(&table).unwrap_err(), CostError::Unit(cost));
+
+        let mut table = opteron();
         let twice = toml::Value::Table(row(&mut table, cost.name()).clone());
         table["cost"].as_array_mut().unwrap().insert(0, twice);
         assert_eq!(load(&table).unwrap_err(), CostError::Twice(cost));
