@@ -64,10 +64,16 @@ pub(crate) fn ps(ns: f64) -> u64 {
 /// The clock of whichever core is at work.
 pub(crate) struct Clock {
     core: Cell<CoreId>,
-    start_ns: Cell<u64>,
-    spent_ps: Cell<u64>,
+    steps: Vec<StepTime>,
     /// Each core's time so far.
     books: Vec<[Cell<u64>; ACCOUNTS]>,
+}
+
+/// When a core's step began, and what it has taken so far.
+#[derive(Clone, Default)]
+pub(crate) struct StepTime {
+    start_ns: Cell<u64>,
+    spent_ps: Cell<u64>,
 }
 
 impl Clock {
@@ -75,18 +81,48 @@ impl Clock {
     pub(crate) fn new(cores: usize) -> Clock {
         Clock {
             core: Cell::default(),
-            start_ns: Cell::new(0),
-            spent_ps: Cell::new(0),
+            steps: vec![StepTime::default(); cores],
             books: (0..cores).map(|_| Default::default()).collect(),
         }
+    }
+
+    #[inline]
+    fn step(&self) -> &StepTime {
+        &self.steps[usize::from(self.core.get().0)]
     }
 
     /// `core` begins a step.
     #[inline]
     pub(crate) fn begin(&self, core: CoreId, now_ns: u64) {
         self.core.set(core);
-        self.start_ns.set(now_ns);
-        self.spent_ps.set(0);
+        self.step().start_ns.set(now_ns);
+        self.step().spent_ps.set(0);
+    }
+
+    /// `core` goes on with its step.
+    #[inline]
+    pub(crate) fn resume(&self, core: CoreId) {
+        self.core.set(core);
+    }
+
+    /// `core` leaves its step for another one. Answers what [`Clock::return_to`] takes.
+    pub(crate) fn interrupt(&self, core: CoreId, now_ns: u64) -> StepTime {
+        let aside = self.steps[usize::from(core.0)].clone();
+        self.begin(core, now_ns);
+        aside
+    }
+
+    /// `core` returns to the step that it left.
+    pub(crate) fn return_to(&self, core: CoreId, aside: StepTime) {
+        let step = &self.steps[usize::from(core.0)];
+        step.start_ns.set(aside.start_ns.get());
+        step.spent_ps.set(aside.spent_ps.get());
+    }
+
+    /// The time that the step of `core` has come to.
+    pub(crate) fn now_of(&self, core: CoreId) -> Nanos {
+        let StepTime { start_ns, spent_ps } = &self.steps[usize::from(core.0)];
+        Nanos(start_ns.get() + spent_ps.get() / PS)
     }
 
     /// The core that is at work.
@@ -98,32 +134,38 @@ impl Clock {
     /// The time that the step has come to.
     #[inline]
     pub(crate) fn now(&self) -> Nanos {
-        Nanos(self.start_ns.get() + self.spent_ps.get() / PS)
+        Nanos(self.began_ns() + self.spent_ns())
     }
 
     /// When the step began.
     #[inline]
     pub(crate) fn began_ns(&self) -> u64 {
-        self.start_ns.get()
+        self.step().start_ns.get()
     }
 
     /// What the step has taken so far, in nanoseconds.
     #[inline]
     pub(crate) fn spent_ns(&self) -> u64 {
-        self.spent_ps.get() / PS
+        self.step().spent_ps.get() / PS
     }
 
     /// Lets time pass.
     #[inline]
     pub(crate) fn charge(&self, account: Account, ps: u64) {
-        self.spent_ps.set(self.spent_ps.get() + ps);
+        self.pass(ps);
         let book = &self.books[usize::from(self.core.get().0)][account as usize];
         book.set(book.get() + ps);
     }
 
-    /// Lets time pass that was charged before.
+    /// Lets time pass that was charged before, or to another.
     pub(crate) fn wait(&self, ns: u64) {
-        self.spent_ps.set(self.spent_ps.get() + ns * PS);
+        self.pass(ns * PS);
+    }
+
+    #[inline]
+    fn pass(&self, ps: u64) {
+        let spent = &self.step().spent_ps;
+        spent.set(spent.get() + ps);
     }
 
     /// The time of all cores so far, in nanoseconds, by account.

@@ -53,6 +53,11 @@ impl<E> Events<E> {
         self.heap.push(Entry { at_ns, number: self.decided, event });
     }
 
+    /// When the next event happens, if there is one.
+    pub(crate) fn next_ns(&self) -> Option<u64> {
+        self.heap.peek().map(|entry| entry.at_ns)
+    }
+
     /// The next event and its time.
     pub(crate) fn pop(&mut self) -> Option<(u64, E)> {
         self.heap.pop().map(|entry| (entry.at_ns, entry.event))

@@ -23,8 +23,8 @@ pub(crate) enum Effect {
     Message(CoreId),
     /// A VM's timer is to fire then.
     Timer(PortId, Nanos),
-    /// Somebody is to look for upcalls.
-    Upcalls,
+    /// Somebody is to look for upcalls, and, if it is said, for ports that broke.
+    Upcalls { faulted: bool },
 }
 
 /// Nobody has signalled.
@@ -42,6 +42,8 @@ pub(crate) struct SimHost {
     copiers: Vec<Cell<CoreId>>,
     idle: Cell<CoreSet>,
     effects: RefCell<Vec<(u64, Effect)>>,
+    /// Whoever comes to this time lets others go first.
+    horizon_ns: Cell<u64>,
     memory: Memory,
 }
 
@@ -58,6 +60,7 @@ impl SimHost {
             copiers: vec![Cell::default(); tasks],
             idle: Cell::new(CoreSet::EMPTY),
             effects: RefCell::new(Vec::with_capacity(64)),
+            horizon_ns: Cell::new(NEVER),
             memory: Memory::new(prices.memory_byte_ns),
             prices,
         }
@@ -68,8 +71,23 @@ impl SimHost {
         into.append(&mut self.effects.borrow_mut());
     }
 
+    /// Has `effect` take place now.
     pub(crate) fn affect(&self, effect: Effect) {
-        self.effects.borrow_mut().push((self.clock.now().0, effect));
+        let now_ns = self.clock.now().0;
+        self.effects.borrow_mut().push((now_ns, effect));
+        // What comes of it has to be known before time goes on.
+        self.horizon_ns.set(self.horizon_ns.get().min(now_ns));
+    }
+
+    /// Something happens at this time: nobody goes on beyond it before that.
+    pub(crate) fn set_horizon(&self, next_ns: Option<u64>) {
+        self.horizon_ns.set(next_ns.unwrap_or(NEVER));
+    }
+
+    /// Whether the core that is at work has come to where others go first.
+    #[inline]
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.clock.now().0 > self.horizon_ns.get()
     }
 
     pub(crate) fn set_state(&self, task: TaskId, state: RunState) {
@@ -133,6 +151,15 @@ impl SimHost {
         came
     }
 
+    /// Takes the interrupt of a VM, if one is pending, which costs what it costs.
+    pub(crate) fn take_interrupt(&self, vm: u16) -> bool {
+        let came = self.take_signal(TaskId(vm));
+        if came {
+            self.clock.charge(Account::Entry, self.prices.interrupt);
+        }
+        came
+    }
+
     /// Copies so many bytes that lie in the cache of `from`.
     pub(crate) fn copy(&self, account: Account, from: CoreId, bytes: usize) {
         self.copy_through(account, from, bytes, 1.0);
@@ -146,7 +173,7 @@ impl SimHost {
     fn copy_through(&self, account: Account, from: CoreId, bytes: usize, traffic: f64) {
         let alone_ps = self.prices.copy(self.prices.machine.locality(self.clock.core(), from), bytes);
         let slowdown = self.memory.slowdown(self.clock.began_ns(), bytes as f64 * traffic);
-        self.clock.charge(account, (alone_ps as f64 * slowdown) as u64);
+        self.clock.charge(account, (alone_ps as f64 * traffic * slowdown) as u64);
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `host` | the [`Host`](hyper_switch_dataplane::host::Host) that the switch sees |
 //! | `arch` | the three architectures: this switch, a driver domain, vhost |
 //! | `guest` | a guest with a real driver and a modelled stack |
+//! | `fiber` | a task that can be put aside in the midst of the switch |
 //! | `clock`, `event`, `random`, `trace` | virtual time, the order of events, seeded streams, what happened |
 
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ mod arch;
 mod clock;
 pub mod costs;
 mod event;
+mod fiber;
 mod guest;
 mod host;
 pub mod machine;

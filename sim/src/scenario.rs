@@ -38,6 +38,19 @@ impl Arch {
     }
 }
 
+/// What the switch is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostKind {
+    /// A hypervisor, as in the paper: an idle core's work for the switch is not interrupted by a task that comes, and
+    /// timers are interrupts.
+    #[default]
+    Hypervisor,
+    /// A process, as this project's daemon: an idle core's worker is a thread that gives way wherever it is, and
+    /// timers are a thread's as well.
+    Threads,
+}
+
 /// A VM.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct VmSpec {
@@ -60,6 +73,8 @@ pub struct Scenario {
     pub scheduler: SchedulerConfig,
     /// What work costs.
     pub costs: CostTable,
+    /// What the switch is in, where it is this one.
+    pub host: HostKind,
     /// What carries the frames.
     pub arch: Arch,
     /// Of [`Arch::HyperSwitch`]: which optimisations are on. Batching is also the guests' doorbells'.
@@ -120,6 +135,9 @@ pub enum ScenarioError {
         /// What.
         what: &'static str,
     },
+    /// There is no memory for the stacks of so many tasks.
+    #[error("no memory for the tasks' stacks: {0}")]
+    Stack(String),
     /// A guest's interface cannot be had.
     #[error("VM {vm}: {why}")]
     Nic {
@@ -128,6 +146,12 @@ pub enum ScenarioError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl From<std::io::Error> for ScenarioError {
+    fn from(error: std::io::Error) -> ScenarioError {
+        ScenarioError::Stack(error.to_string())
+    }
 }
 
 /// VMs at most: their tasks, and those of a fabric, are numbered in 16 bits.

@@ -96,7 +96,7 @@ impl Scheduler {
     }
 
     /// A task is ready: chooses its core and has it wait there. `avoid` says which cores had better be left alone though
-    /// nothing runs there.
+    /// no task runs there.
     pub(crate) fn ready(&mut self, task: TaskId, avoid: impl Fn(CoreId) -> bool) -> CoreId {
         let home = self.tasks[usize::from(task.0)].core;
         let core = if self.config.pinned { home } else { self.choose(home, avoid) };

@@ -7,32 +7,42 @@
 //!   the step's end, that much later  <── effects on others: signals, messages, timers, each at its moment
 //! ```
 //!
-//! A step is short, so little is lost by its having its effects on memory at its beginning. Nothing is preempted within
-//! a step, but for an idle core's work for the switch, which is put off when a task comes.
+//! In the hypervisor's switch a step's effects come one by one, each at its time: where others have something to do
+//! before, the step is put aside, in the midst of the code (`fiber`). So cores that are in the switch at once meet there
+//! as on a real machine. With the other architectures, whose switches are models, a step has all of its effects when it begins.
+//!
+//! A task gives up its core between steps only.
 
 use crate::arch::driver_domain::DriverDomain;
+use crate::arch::entrance::{Pause, Seat};
 use crate::arch::hyper_switch::HyperSwitch;
 use crate::arch::vhost::Vhost;
 use crate::arch::{Fabric, Shift, Way};
 use crate::clock::{ACCOUNTS, Account};
 use crate::event::Events;
+use crate::fiber::Fiber;
+use crate::guest::program::Score;
 use crate::guest::{Guest, GuestConfig, Step};
 use crate::host::{Effect, SimHost, TaskId};
 use crate::prices::Prices;
 use crate::random::Random;
-use crate::scenario::{Arch, Latency, Outcome, Scenario, ScenarioError, VmOutcome, VmSpec};
+use crate::scenario::{Arch, HostKind, Latency, Outcome, Scenario, ScenarioError, VmOutcome, VmSpec};
 use crate::scheduler::Scheduler;
 use crate::trace::Trace;
 use hdrhistogram::Histogram;
 use hyper_switch_dataplane::api::{Nanos, PortId};
 use hyper_switch_dataplane::host::{CoreId, RunState};
+use std::cell::RefCell;
 use std::io::Write;
+use std::rc::Rc;
 
 /// What happens.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     /// A core's step is over, if it is still this one.
     StepEnd(CoreId, u32),
+    /// A core's step goes on, likewise.
+    GoOn(CoreId, u32),
     /// A task that was blocked is to be ready; if it sleeps, if it is still this sleep.
     Wake(TaskId),
     /// A task that blocked until now, if it is still this time.
@@ -58,6 +68,7 @@ impl Event {
             Event::Timer(vm) => [5 << 32 | u64::from(vm.0), 0],
             Event::ControlPlane => [6 << 32, 0],
             Event::Measure => [7 << 32, 0],
+            Event::GoOn(core, step) => [8 << 32 | u64::from(core.0), step.into()],
         }
     }
 }
@@ -66,9 +77,13 @@ impl Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Idle,
-    /// A step of its task, after which that goes on, or blocks until an alarm if it has one.
+    /// Its task's step is put aside.
+    Aside,
+    /// The time of its task's step passes, after which the task goes on, or blocks, until an alarm if it has one.
     Task(Option<Option<u64>>),
-    /// Work for the switch, as it had nothing else; whether there is more.
+    /// Work for the switch, as it had nothing else, is put aside.
+    IdlingAside,
+    /// The time of such work passes; whether there is more.
     Idling {
         more: bool,
     },
@@ -78,13 +93,13 @@ struct Core {
     mode: Mode,
     /// Counts its steps.
     step: u32,
-    began_ns: u64,
-    ends_ns: u64,
     /// What interrupts have taken of the step's time.
     stolen_ns: u64,
     /// A message came that it has not obeyed.
     is_asked: bool,
-    /// What is left of work for the switch that was put off.
+    /// Work for the switch was put off in its midst.
+    is_put_off: bool,
+    /// What is left of the time of work for the switch that was put off.
     owed_ns: u64,
     last: Option<TaskId>,
 }
@@ -109,9 +124,13 @@ const NEVER: u64 = u64::MAX;
 /// A run in progress.
 pub struct Simulation<'w> {
     scenario: Scenario,
-    host: SimHost,
+    host: Rc<SimHost>,
     fabric: Fabric,
-    guests: Vec<Guest>,
+    guests: Vec<Rc<RefCell<Guest>>>,
+    scores: Vec<Rc<RefCell<Score>>>,
+    /// Of the hypervisor's switch: its VMs, and its idle cores.
+    vms: Vec<Fiber>,
+    idlers: Vec<Fiber>,
     scheduler: Scheduler,
     cores: Vec<Core>,
     sleeps: Vec<Sleep>,
@@ -161,7 +180,7 @@ impl<'w> Simulation<'w> {
         let prices = Prices::new(&scenario.costs, machine);
         // Whatever carries the frames has at most a task for each VM.
         let tasks = 2 * guests.len();
-        let host = SimHost::new(prices, tasks);
+        let host = Rc::new(SimHost::new(prices, tasks));
         let nics = || guests.iter().map(Guest::nic);
         let fabric = match arch {
             Arch::HyperSwitch => {
@@ -176,13 +195,31 @@ impl<'w> Simulation<'w> {
             Arch::DriverDomain => Fabric::DriverDomain(DriverDomain::new(nics(), scenario.domain_vcpus)),
             Arch::Vhost => Fabric::Vhost(Vhost::new(nics())),
         };
+        let scores = guests.iter().map(Guest::score).collect();
+        let guests: Vec<_> = guests.into_iter().map(|guest| Rc::new(RefCell::new(guest))).collect();
+        let (mut vms, mut idlers) = (Vec::new(), Vec::new());
+        if let Fabric::HyperSwitch(switch) = &fabric {
+            let quantum_ns = nanos(scenario.quantum);
+            for (number, guest) in guests.iter().enumerate() {
+                let entrance = switch.vm_entrance(&host, number);
+                vms.push(Fiber::vm(
+                    host.clone(),
+                    entrance,
+                    guest.clone(),
+                    PortId(number as u16),
+                    quantum_ns,
+                )?);
+            }
+            for core in 0..machine.cores {
+                idlers.push(Fiber::idler(host.clone(), switch.idle_entrance(CoreId(core)))?);
+            }
+        }
         let core = || Core {
             mode: Mode::Idle,
             step: 0,
-            began_ns: 0,
-            ends_ns: 0,
             stolen_ns: 0,
             is_asked: false,
+            is_put_off: false,
             owed_ns: 0,
             last: None,
         };
@@ -203,6 +240,9 @@ impl<'w> Simulation<'w> {
             host,
             fabric,
             guests,
+            scores,
+            vms,
+            idlers,
         };
         simulation.begin(measure_ns);
         Ok(simulation)
@@ -252,6 +292,7 @@ impl<'w> Simulation<'w> {
         self.trace.note(at_ns, event.words(), &event);
         match event {
             Event::StepEnd(core, step) => self.step_ended(core, step),
+            Event::GoOn(core, step) => self.go_on(core, step),
             Event::Wake(task) => self.wake(task),
             Event::Alarm(task, sleep) => {
                 let now = self.sleeps[usize::from(task.0)];
@@ -274,13 +315,14 @@ impl<'w> Simulation<'w> {
     }
 
     fn measure(&mut self) {
-        self.guests.iter_mut().for_each(Guest::begin_measurement);
+        self.scores.iter().for_each(|score| score.borrow_mut().latencies_ns.reset());
         self.base = Some(Base { vms: self.vm_outcomes(), books: self.host.clock.books() });
     }
 
     fn vm_outcomes(&self) -> Vec<VmOutcome> {
-        let outcome = |guest: &Guest| {
-            let (score, counters) = (guest.score(), guest.counters());
+        let outcome = |score: &Rc<RefCell<Score>>| {
+            let score = score.borrow();
+            let counters = score.counters;
             VmOutcome {
                 taken: score.taken,
                 taken_bytes: score.taken_bytes,
@@ -290,7 +332,7 @@ impl<'w> Simulation<'w> {
                 interrupts: counters.interrupts,
             }
         };
-        self.guests.iter().map(outcome).collect()
+        self.scores.iter().map(outcome).collect()
     }
 
     /// What came of the run so far.
@@ -314,9 +356,10 @@ impl<'w> Simulation<'w> {
         // The last is the control plane's, which is on no core of the machine.
         books.pop();
         let mut latencies: Option<Histogram<u64>> = None;
-        for guest in self.guests.iter().filter(|guest| !guest.score().latencies_ns.is_empty()) {
-            let one = &guest.score().latencies_ns;
+        for score in &self.scores {
+            let one = &score.borrow().latencies_ns;
             match &mut latencies {
+                _ if one.is_empty() => {}
                 None => latencies = Some(one.clone()),
                 Some(all) => all.add(one).expect("all histograms have the same bounds"),
             }
@@ -352,20 +395,73 @@ impl<'w> Simulation<'w> {
     }
 
     /// A core begins a step: time is charged to it from now on.
-    fn enter(&self, core: CoreId) {
+    fn enter(&mut self, core: CoreId) {
+        let at = &mut self.cores[usize::from(core.0)];
+        at.step = at.step.wrapping_add(1);
+        at.stolen_ns = 0;
         self.host.clock.begin(core, self.now_ns);
     }
 
     /// The step of `core` has had its effects; it ends when its time is over.
     fn spend(&mut self, core: CoreId, mode: Mode) {
-        let spent_ns = self.host.clock.spent_ns().max(1);
+        // Time goes on, whatever a table of costs says.
+        if self.host.clock.spent_ns() == 0 {
+            self.host.clock.wait(1);
+        }
         let at = &mut self.cores[usize::from(core.0)];
         at.mode = mode;
-        at.step = at.step.wrapping_add(1);
-        (at.began_ns, at.ends_ns, at.stolen_ns) = (self.now_ns, self.now_ns + spent_ns, 0);
-        self.events.push(at.ends_ns, Event::StepEnd(core, at.step));
+        self.events.push(self.host.clock.now().0, Event::StepEnd(core, at.step));
         self.host.set_idle(core, false);
         self.carry_out();
+    }
+
+    /// The step of `core` goes on when it is its time.
+    fn put_aside(&mut self, core: CoreId, mode: Mode) {
+        let at = &mut self.cores[usize::from(core.0)];
+        at.mode = mode;
+        self.events.push(self.host.clock.now().0, Event::GoOn(core, at.step));
+        self.host.set_idle(core, false);
+        self.carry_out();
+    }
+
+    /// A step that was put aside goes on.
+    fn go_on(&mut self, core: CoreId, step: u32) {
+        let at = &mut self.cores[usize::from(core.0)];
+        if at.step != step {
+            return;
+        }
+        self.host.clock.resume(core);
+        self.host.clock.wait(std::mem::take(&mut at.stolen_ns));
+        match at.mode {
+            Mode::IdlingAside => self.run_idler(core),
+            _ => self.run_vm(core),
+        }
+    }
+
+    /// Runs the VM that has `core` until its step is over or others go first.
+    fn run_vm(&mut self, core: CoreId) {
+        let task = self.scheduler.running(core).expect("a step is of a task that has its core");
+        self.host.set_horizon(self.events.next_ns());
+        match self.vms[usize::from(task.0)].go_on() {
+            Pause::Ahead => self.put_aside(core, Mode::Aside),
+            Pause::Over(blocks) => self.spend_task(core, blocks),
+        }
+    }
+
+    fn spend_task(&mut self, core: CoreId, blocks: Option<Option<u64>>) {
+        if blocks.is_some() {
+            self.host.clock.charge(Account::Dispatch, self.host.prices.block);
+        }
+        self.spend(core, Mode::Task(blocks));
+    }
+
+    /// Likewise an idle core's work for the switch.
+    fn run_idler(&mut self, core: CoreId) {
+        self.host.set_horizon(self.events.next_ns());
+        match self.idlers[usize::from(core.0)].go_on() {
+            Pause::Ahead => self.put_aside(core, Mode::IdlingAside),
+            Pause::Over(blocks) => self.spend(core, Mode::Idling { more: blocks.is_none() }),
+        }
     }
 
     /// Carries out what a step did to others.
@@ -385,7 +481,12 @@ impl<'w> Simulation<'w> {
                         self.events.push(at.0.max(self.now_ns), Event::Timer(vm));
                     }
                 }
-                Effect::Upcalls => self.call_control_plane(at_ns + self.host.prices.control_plane / 1_000),
+                Effect::Upcalls { faulted } => {
+                    if let Fabric::HyperSwitch(switch) = &mut self.fabric {
+                        switch.plane.is_fault_near |= faulted;
+                    }
+                    self.call_control_plane(at_ns + self.host.prices.control_plane / 1_000);
+                }
             }
         }
         self.effects = effects;
@@ -408,19 +509,29 @@ impl<'w> Simulation<'w> {
         (sleep.is_awake, sleep.is_waking) = (true, false);
         self.host.set_state(task, RunState::Preempted);
         let cores = &self.cores;
-        let avoid = |core: CoreId| cores[usize::from(core.0)].mode != Mode::Idle;
-        let core = self.scheduler.ready(task, avoid);
+        let core = self.scheduler.ready(task, |core| cores[usize::from(core.0)].mode != Mode::Idle);
         self.host.set_home(task, core);
         let at = &mut self.cores[usize::from(core.0)];
+        if at.mode == Mode::Idle {
+            return self.next(core);
+        }
+        if self.scenario.host == HostKind::Hypervisor {
+            return;
+        }
+        // A thread that runs only when its core is idle gives way wherever it is.
+        let left_ns = self.host.clock.now_of(core).since(Nanos(self.now_ns)).as_nanos() as u64;
         match at.mode {
-            Mode::Idle => self.next(core),
-            // Work for the switch is put off: what it did is done, what it takes is owed.
             Mode::Idling { more } => {
-                at.owed_ns += at.ends_ns.saturating_sub(self.now_ns);
+                at.owed_ns += left_ns;
                 at.is_asked |= more;
                 self.next(core);
             }
-            Mode::Task(_) => {}
+            Mode::IdlingAside => {
+                at.owed_ns += left_ns;
+                at.is_put_off = true;
+                self.next(core);
+            }
+            Mode::Idle | Mode::Task(_) | Mode::Aside => {}
         }
     }
 
@@ -429,7 +540,7 @@ impl<'w> Simulation<'w> {
         let number = usize::from(core.0);
         if self.scheduler.running(core).is_none() && self.scheduler.pick(core, self.now_ns).is_none() {
             let at = &mut self.cores[number];
-            if at.is_asked || at.owed_ns > 0 {
+            if at.is_asked || at.is_put_off || at.owed_ns > 0 {
                 return self.work_idly(core);
             }
             at.mode = Mode::Idle;
@@ -444,26 +555,26 @@ impl<'w> Simulation<'w> {
             self.host.clock.charge(Account::Dispatch, self.host.prices.dispatch);
         }
         self.host.set_state(task, RunState::Running(core));
-        let blocks = self.run_task(task);
-        if blocks.is_some() {
-            self.host.clock.charge(Account::Dispatch, self.host.prices.block);
+        if usize::from(task.0) < self.vms.len() {
+            return self.run_vm(core);
         }
-        self.spend(core, Mode::Task(blocks));
+        let blocks = self.run_task(task);
+        self.spend_task(core, blocks);
     }
 
-    /// A step of a task. Answers whether it blocks then, and until when if it knows.
+    /// A step of a task that is not put aside. Answers whether it blocks then, and until when if it knows.
     fn run_task(&mut self, task: TaskId) -> Option<Option<u64>> {
         let quantum_ns = nanos(self.scenario.quantum);
         let number = usize::from(task.0);
         let Simulation { host, fabric, guests, .. } = self;
-        let Some(guest) = guests.get_mut(number) else {
+        let Some(guest) = guests.get(number) else {
             return match fabric.step(host, number - guests.len(), quantum_ns) {
                 Shift::Busy => None,
                 Shift::Blocks => Some(None),
             };
         };
         let mut way = Way { fabric, host, vm: task.0 };
-        match guest.step(host, quantum_ns, &mut way) {
+        match guest.borrow_mut().step(Seat::alone(host), quantum_ns, &mut way) {
             Ok(Step::Busy) => None,
             Ok(Step::Blocks(until_ns)) => Some(until_ns),
             // A guest whose rings were broken is dead; that shows by its doing nothing.
@@ -476,14 +587,14 @@ impl<'w> Simulation<'w> {
         if at.step != step {
             return;
         }
+        self.host.clock.resume(core);
         if at.stolen_ns > 0 {
-            at.ends_ns += at.stolen_ns;
-            at.stolen_ns = 0;
-            return self.events.push(at.ends_ns, Event::StepEnd(core, step));
+            self.host.clock.wait(std::mem::take(&mut at.stolen_ns));
+            return self.events.push(self.host.clock.now().0, Event::StepEnd(core, step));
         }
-        let took_ns = self.now_ns - at.began_ns;
+        let took_ns = self.host.clock.spent_ns();
         match at.mode {
-            Mode::Idle => {}
+            Mode::Idle | Mode::Aside | Mode::IdlingAside => {}
             Mode::Idling { more } => at.is_asked |= more,
             Mode::Task(blocks) => {
                 self.scheduler.ran(core, took_ns);
@@ -530,15 +641,16 @@ impl<'w> Simulation<'w> {
     fn work_idly(&mut self, core: CoreId) {
         let at = &mut self.cores[usize::from(core.0)];
         let owed_ns = std::mem::take(&mut at.owed_ns);
-        let mut more = false;
-        let is_asked = std::mem::take(&mut at.is_asked);
+        let goes_on = std::mem::take(&mut at.is_put_off);
+        let works = goes_on || std::mem::take(&mut at.is_asked);
         at.last = None;
         self.enter(core);
         self.host.clock.wait(owed_ns);
-        if let (true, Fabric::HyperSwitch(switch)) = (is_asked, &mut self.fabric) {
-            more = switch.idle(&self.host);
+        if works && !self.idlers.is_empty() {
+            self.run_idler(core)
+        } else {
+            self.spend(core, Mode::Idling { more: false })
         }
-        self.spend(core, Mode::Idling { more });
     }
 
     /// A timer fires on the core where its VM is at home.
@@ -549,15 +661,14 @@ impl<'w> Simulation<'w> {
         }
         *timer = NEVER;
         let core = self.host.home_of(TaskId(vm.0));
-        self.enter(core);
+        let aside = self.host.clock.interrupt(core, self.now_ns);
         if let Fabric::HyperSwitch(switch) = &mut self.fabric {
             switch.expire(&self.host, vm);
         }
         let at = &mut self.cores[usize::from(core.0)];
-        if at.mode != Mode::Idle {
-            at.stolen_ns += self.host.clock.spent_ns();
-        }
+        at.stolen_ns += self.host.clock.spent_ns();
         self.carry_out();
+        self.host.clock.return_to(core, aside);
     }
 
     fn call_control_plane(&mut self, at_ns: u64) {
@@ -572,7 +683,7 @@ impl<'w> Simulation<'w> {
             return;
         }
         self.control_plane_ns = NEVER;
-        self.enter(CoreId(self.scenario.machine.cores));
+        self.host.clock.begin(CoreId(self.scenario.machine.cores), self.now_ns);
         let Fabric::HyperSwitch(switch) = &mut self.fabric else { return };
         let next = switch.run_control_plane(&self.host);
         if let Some(Nanos(at_ns)) = next {

@@ -16,8 +16,9 @@ fn scenario(arch: Arch, pairs: u16, workload: Workload) -> Scenario {
     Scenario {
         seed: 7,
         machine: Machine { cores: 8, cores_per_cache: 4 },
-        scheduler: SchedulerConfig::default(),
+        scheduler: SchedulerConfig { slice_us: 2_000, ..SchedulerConfig::default() },
         costs: CostTable::embedded("opteron").unwrap(),
+        host: Default::default(),
         arch,
         optimisations: Optimisations::ALL,
         pace: Default::default(),

@@ -1,15 +1,15 @@
 //! Hyper-Switch: the shipping data plane and the shipping control plane, entered on virtual cores.
 
+use super::entrance::{Entrance, Seat};
 use crate::clock::Account;
-use crate::host::{Effect, SimHost};
+use crate::host::SimHost;
 use hyper_switch_controlplane::learning_switch::{Config as LearningConfig, LearningSwitch};
 use hyper_switch_dataplane::api::{Event, Nanos, PortId, Request, VlanMode};
 use hyper_switch_dataplane::host::CoreId;
 use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_dataplane::policy::notification::Pace;
 use hyper_switch_dataplane::{
-    Backend, Barrier, Control, CoreContext, Entered, PortConfig, PortState, QueuePair, Switch, SwitchConfig,
-    VmBackend,
+    Backend, Barrier, Control, CoreContext, PortConfig, PortState, QueuePair, Switch, SwitchConfig, VmBackend,
 };
 use hyper_switch_pvnet::guest::Nic;
 use std::collections::BTreeSet;
@@ -22,8 +22,8 @@ const FLOWS_PER_VM: usize = 8;
 pub(crate) struct HyperSwitch {
     pub(crate) switch: Arc<Switch>,
     pub(crate) control: Control,
-    /// The context of each core; the last is the control plane's.
-    contexts: Vec<CoreContext>,
+    /// The service's: for timers and the control plane.
+    service: Entrance,
     pub(crate) plane: Plane,
 }
 
@@ -32,6 +32,8 @@ pub(crate) struct Plane {
     learning: LearningSwitch,
     inbox: Vec<Event>,
     barriers: Vec<(u64, Barrier)>,
+    /// A port may have broken.
+    pub(crate) is_fault_near: bool,
     /// Ports whose fault it has been told of.
     broken: BTreeSet<PortId>,
 }
@@ -45,7 +47,8 @@ impl HyperSwitch {
         seed: u64,
     ) -> HyperSwitch {
         let machine = host.prices.machine;
-        let cores = usize::from(machine.cores) + 1;
+        // Contexts, by number: idle cores, as the topology numbers them; VMs; the service.
+        let cores = usize::from(machine.cores) + vms + 1;
         let (switch, control) = Switch::new(SwitchConfig {
             max_ports: vms,
             cores,
@@ -56,16 +59,24 @@ impl HyperSwitch {
             seed,
             ..SwitchConfig::default()
         });
-        let context =
-            |core| switch.core_context(CoreId(core as u16)).expect("each core's context is taken once");
-        let contexts = (0..cores).map(context).collect();
         let plane = Plane {
             learning: LearningSwitch::new(LearningConfig::default()),
             inbox: Vec::new(),
             barriers: Vec::new(),
+            is_fault_near: false,
             broken: BTreeSet::new(),
         };
-        HyperSwitch { switch, control, contexts, plane }
+        HyperSwitch { service: Entrance::new(&switch, cores - 1), switch, control, plane }
+    }
+
+    /// The entrance of an idle core.
+    pub(crate) fn idle_entrance(&self, core: CoreId) -> Entrance {
+        Entrance::new(&self.switch, core.0.into())
+    }
+
+    /// The entrance of a VM.
+    pub(crate) fn vm_entrance(&self, host: &SimHost, vm: usize) -> Entrance {
+        Entrance::new(&self.switch, usize::from(host.prices.machine.cores) + vm)
     }
 
     /// Attaches the VM with the next number.
@@ -88,56 +99,18 @@ impl HyperSwitch {
         id
     }
 
-    fn enter(&mut self, host: &SimHost, enter: impl FnOnce(&Switch, &mut CoreContext) -> Entered) -> Entered {
-        host.clock.charge(Account::Switching, host.prices.switch_entry);
-        let entered = enter(&self.switch, &mut self.contexts[usize::from(host.clock.core().0)]);
-        if entered.upcalls || entered.faulted {
-            host.affect(Effect::Upcalls);
-        }
-        entered
-    }
-
-    pub(crate) fn transmit(&mut self, host: &SimHost, vm: u16) {
-        host.clock.charge(Account::Entry, host.prices.hypervisor_entry);
-        while self.enter(host, |switch, cx| switch.transmit(cx, host, PortId(vm))).more {}
-    }
-
-    pub(crate) fn receive(&mut self, host: &SimHost, vm: u16) {
-        host.clock.charge(Account::Entry, host.prices.hypervisor_entry);
-        while self.enter(host, |switch, cx| switch.receive(cx, host, PortId(vm))).more {}
-    }
-
-    /// An idle core's work; answers whether there is more.
-    pub(crate) fn idle(&mut self, host: &SimHost) -> bool {
-        self.enter(host, |switch, cx| switch.idle(cx, host)).more
-    }
-
     /// The timer of a VM fires.
     pub(crate) fn expire(&mut self, host: &SimHost, vm: PortId) {
         host.clock.charge(Account::Entry, host.prices.timer);
-        while self.enter(host, |switch, cx| switch.expire(cx, host, vm)).more {}
-    }
-
-    /// Whether a notification of `vm` means that it is to make its receive hypercall, as its frames come by no other way.
-    pub(crate) fn is_receive_needed(&mut self, host: &SimHost, vm: u16) -> bool {
-        let context = &mut self.contexts[usize::from(host.clock.core().0)];
-        !self.switch.config().optimisations.preemptive_copy && self.switch.frames_wait(context, PortId(vm))
-    }
-
-    /// The VM is about to block. Answers whether it need not, as frames came at last.
-    pub(crate) fn block(&mut self, host: &SimHost, vm: u16) -> bool {
-        let frames_wait = self.is_receive_needed(host, vm);
-        if frames_wait {
-            self.receive(host, vm);
-        }
-        frames_wait
+        let seat = Seat::alone(host);
+        while self.service.enter(&seat, |switch, cx| switch.expire(cx, &seat, vm)).more {}
     }
 
     /// The control plane has had its time: it hears what came and its answers are carried out. Answers when it wants to
     /// be called next, whatever comes.
     pub(crate) fn run_control_plane(&mut self, host: &SimHost) -> Option<Nanos> {
-        let HyperSwitch { control, contexts, plane, .. } = self;
-        let context = contexts.last_mut().expect("the control plane has a context");
+        let HyperSwitch { control, service, plane, .. } = self;
+        let context = service.context();
         plane.look_around(control);
         let mut requests = Vec::new();
         // What it asks for may make more to hear of at once.
@@ -171,7 +144,9 @@ impl Plane {
         while let Some(upcall) = control.next_upcall() {
             self.inbox.push(Event::Upcall(upcall));
         }
-        for port in control.ports() {
+        let may_be_broken =
+            if std::mem::take(&mut self.is_fault_near) { control.ports() } else { Vec::new() };
+        for port in may_be_broken {
             if let PortState::Faulted(_) = port.state
                 && self.broken.insert(port.info.id)
             {
@@ -193,7 +168,10 @@ impl Plane {
                 }
             }
             Request::Remove(id) => drop(control.remove(id)),
-            Request::Resolve(id, verdict) => drop(control.resolve(cx, host, id, verdict)),
+            Request::Resolve(id, verdict) => {
+                let entered = control.resolve(cx, host, id, verdict);
+                self.is_fault_near |= entered.faulted;
+            }
             Request::List => {
                 let ports = control.ports().into_iter().filter(|port| port.state == PortState::Up);
                 self.inbox.push(Event::Ports(ports.map(|port| port.info).collect()));

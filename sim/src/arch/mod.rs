@@ -4,9 +4,11 @@
 //! | --- | --- | --- |
 //! | `hyper_switch` | in the hypervisor: the shipping code | the VMs' own cores, and idle ones |
 //! | `driver_domain` | in a VM of its own (Xen) | the domain's vCPUs |
+//! | `entrance` | | a task's way into the hypervisor's switch |
 //! | `vhost` | in the host's kernel (KVM) | a worker thread for each VM |
 
 pub(crate) mod driver_domain;
+pub(crate) mod entrance;
 pub(crate) mod hyper_switch;
 pub(crate) mod port;
 pub(crate) mod vhost;
@@ -21,9 +23,9 @@ pub(crate) enum Fabric {
     Vhost(vhost::Vhost),
 }
 
-/// A VM's way to it, on the core that is at work.
+/// A VM's way to a switch that is served by others.
 pub(crate) struct Way<'a> {
-    pub(crate) fabric: &'a mut Fabric,
+    pub(crate) fabric: &'a Fabric,
     pub(crate) host: &'a SimHost,
     pub(crate) vm: u16,
 }
@@ -57,43 +59,31 @@ impl Fabric {
     }
 }
 
-impl Hypercall for Way<'_> {
-    fn transmit(&mut self) {
+impl Way<'_> {
+    fn kick(&self) {
         match self.fabric {
-            Fabric::HyperSwitch(switch) => switch.transmit(self.host, self.vm),
+            Fabric::HyperSwitch(_) => {}
             Fabric::DriverDomain(domain) => domain.kick(self.host, self.vm),
             Fabric::Vhost(vhost) => vhost.kick(self.host, self.vm),
         }
+    }
+}
+
+impl Hypercall for Way<'_> {
+    fn transmit(&mut self) {
+        self.kick();
     }
 
     fn receive(&mut self) {
-        match self.fabric {
-            Fabric::HyperSwitch(switch) => switch.receive(self.host, self.vm),
-            Fabric::DriverDomain(domain) => domain.kick(self.host, self.vm),
-            Fabric::Vhost(vhost) => vhost.kick(self.host, self.vm),
-        }
+        self.kick();
     }
 
     fn take_interrupt(&mut self) -> bool {
-        let came = self.host.take_signal(crate::host::TaskId(self.vm));
-        if came {
-            self.host.clock.charge(crate::clock::Account::Entry, self.host.prices.interrupt);
-        }
-        came
+        self.host.take_interrupt(self.vm)
     }
 
     fn frames_wait(&mut self) -> bool {
-        match self.fabric {
-            Fabric::HyperSwitch(switch) => switch.is_receive_needed(self.host, self.vm),
-            // What waits, waits for buffers, and of those the switch asked to be told.
-            _ => false,
-        }
-    }
-
-    fn block(&mut self) -> bool {
-        match self.fabric {
-            Fabric::HyperSwitch(switch) => switch.block(self.host, self.vm),
-            _ => false,
-        }
+        // What waits, waits for buffers, and of those the switch asked to be told.
+        false
     }
 }

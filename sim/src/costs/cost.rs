@@ -99,8 +99,8 @@ costs! {
     WorkerWake = "worker_wake",
     /// What each byte of a large copy takes of the memory that all cores share; 0: of that there is enough.
     MemoryByte = "memory_byte",
-    /// How many times as much of that a copy takes to or from a packet in a kernel's own memory, which is allocated
-    /// anew and in no cache, than one between guests' buffers.
+    /// How many times as long, and as much of that memory, a copy takes to or from a packet in a kernel's own memory,
+    /// which is allocated anew and in no cache, as one between guests' buffers.
     ColdCopy = "cold_copy",
 }
 

@@ -8,6 +8,7 @@
 pub(crate) mod frame;
 pub(crate) mod program;
 
+use crate::arch::entrance::Seat;
 use crate::clock::Account;
 use crate::host::SimHost;
 use crate::random::Random;
@@ -17,11 +18,13 @@ use hyper_switch_pvnet::guest::driver::Driver;
 use hyper_switch_pvnet::guest::{Hypercall, Nic, NicConfig, NicConfigError, NicFault};
 use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES};
 use program::{Next, Program, Score, Side, Workload};
+use std::cell::RefCell;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 
 /// Buffers of each ring are as many as these bytes hold, within [`SLOTS`]: as many as a Linux guest's 256 descriptors of
 /// a page each.
-const RING_BYTES: usize = 1 << 20;
+const RING_BYTES: usize = 1 << 21;
 const SLOTS: RangeInclusive<usize> = 16..=256;
 
 /// A large frame is cut to, or made of, segments of so many bytes: Ethernet's 1500, without IPv4's and TCP's headers
@@ -117,35 +120,30 @@ impl Guest {
         &self.driver.nic
     }
 
-    pub(crate) fn score(&self) -> &Score {
-        &self.program.score
+    /// What has come of its work, as it goes on.
+    pub(crate) fn score(&self) -> Rc<RefCell<Score>> {
+        self.program.score.clone()
     }
 
-    /// Forgets the latencies so far, which are of before the measurement.
-    pub(crate) fn begin_measurement(&mut self) {
-        self.program.score.latencies_ns.reset();
-    }
-
-    /// Entries and interrupts so far.
-    pub(crate) fn counters(&self) -> hyper_switch_pvnet::guest::GuestCounters {
-        self.driver.counters
-    }
-
-    /// Works for about `quantum_ns`.
+    /// Receives for about `quantum_ns`, and sends for as long.
     pub(crate) fn step(
         &mut self,
-        host: &SimHost,
+        seat: Seat<'_>,
         quantum_ns: u64,
         hypercall: &mut dyn Hypercall,
     ) -> Result<Step, NicFault> {
+        let host = seat.host;
         let clock = &host.clock;
         let end_ns = clock.spent_ns() + quantum_ns;
         self.driver.wake(hypercall);
         let mut is_busy = false;
         while clock.spent_ns() < end_ns && self.receive(host)? {
             is_busy = true;
+            seat.keep_pace();
         }
         self.driver.nic.reclaim()?;
+        // Sending has its own time, lest what comes keep acknowledgements back.
+        let end_ns = clock.spent_ns() + quantum_ns;
         let mut until_ns = None;
         while clock.spent_ns() < end_ns {
             let now_ns = clock.now().0;
@@ -161,11 +159,13 @@ impl Guest {
                     is_busy = true;
                     self.charge_sending(host, says, bytes);
                     self.program.sent(now_ns, says);
+                    seat.keep_pace();
                     self.driver.announce_each(clock.now().0, hypercall);
                 }
             }
         }
         self.driver.publish(clock.now().0, hypercall);
+        self.program.score.borrow_mut().counters = self.driver.counters;
         if is_busy || !self.driver.park(clock.now().0, hypercall) {
             return Ok(Step::Busy);
         }

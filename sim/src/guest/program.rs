@@ -7,7 +7,10 @@ use super::frame::{Says, Transport};
 use crate::random::Random;
 use crate::scenario::ScenarioError;
 use hdrhistogram::Histogram;
+use hyper_switch_pvnet::guest::GuestCounters;
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// What two guests do with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,13 +150,15 @@ pub(crate) struct Score {
     pub(crate) again: u64,
     /// From question to answer.
     pub(crate) latencies_ns: Histogram<u64>,
+    /// Entries and interrupts, as of the last step.
+    pub(crate) counters: GuestCounters,
 }
 
 impl Score {
     fn new() -> Score {
         let histogram = Histogram::new_with_bounds(1, LONGEST_NS, LATENCY_DIGITS);
         let latencies_ns = histogram.expect("the bounds are constants that suit each other");
-        Score { taken: 0, taken_bytes: 0, again: 0, latencies_ns }
+        Score { taken: 0, taken_bytes: 0, again: 0, latencies_ns, counters: GuestCounters::default() }
     }
 }
 
@@ -164,7 +169,7 @@ pub(crate) struct Program {
     short_bytes: usize,
     /// The peer has been heard.
     is_met: bool,
-    pub(crate) score: Score,
+    pub(crate) score: Rc<RefCell<Score>>,
 }
 
 enum Role {
@@ -268,14 +273,14 @@ impl Program {
             frame_bytes: workload.frame_bytes(side),
             short_bytes: workload.short_bytes(),
             is_met: false,
-            score: Score::new(),
+            score: Rc::new(RefCell::new(Score::new())),
         }
     }
 
     /// A frame of the peer came.
     pub(crate) fn received(&mut self, now_ns: u64, says: Says, bytes: usize) {
         self.is_met = true;
-        let score = &mut self.score;
+        let score = &mut *self.score.borrow_mut();
         match (&mut self.role, says) {
             (Role::StreamReceiver { expected, unacked, ack_by_ns, is_missing, .. }, Says::Data(number)) => {
                 if number == *expected {
@@ -360,7 +365,7 @@ impl Program {
     pub(crate) fn sent(&mut self, now_ns: u64, says: Says) {
         match (&mut self.role, says) {
             (Role::StreamSender(sender), Says::Data(_)) => {
-                self.score.again += u64::from(sender.next < sender.highest);
+                self.score.borrow_mut().again += u64::from(sender.next < sender.highest);
                 sender.next += 1;
                 sender.highest = sender.highest.max(sender.next);
                 if sender.again_ns == u64::MAX {
