@@ -49,6 +49,8 @@ pub enum Command {
     Vm(VmOptions),
     /// Ask a running switch.
     Ctl(CtlOptions),
+    /// Measure what the switch's work costs on this machine.
+    Calibrate(CalibrateOptions),
     /// Play a part inside a guest of `vm`.
     Guest(Part),
 }
@@ -106,6 +108,17 @@ pub struct CtlOptions {
     pub json: bool,
     /// The control socket of the daemon.
     pub ctl_socket: PathBuf,
+}
+
+/// What `hyper-switch calibrate` is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CalibrateOptions {
+    /// Print one JSON document instead of tables.
+    pub json: bool,
+    /// The file that the cost table is written to.
+    pub out: Option<PathBuf>,
+    /// Measure few batches, to see that it works.
+    pub quick: bool,
 }
 
 /// What the VMs of `pair` are.
@@ -189,6 +202,18 @@ enum Subcommands {
     /// Ask a running switch what it has and does
     #[command(after_help = CTL_EXAMPLES)]
     Ctl(CtlArgs),
+    /// Measure on this machine what the simulator charges for
+    ///
+    /// It takes some seconds. Shown are copies of 64 bytes to 64 KiB of what this core or another one wrote, the
+    /// switch's work for an entry and for a frame, a guest's driver, and how threads wake each other up, fall asleep and
+    /// take turns: medians of batches, with the quartiles on both sides. The last table adds the rows up for a frame
+    /// from ring to ring and compares that with the switch as a whole. Nothing else should run meanwhile.
+    ///
+    /// With --out all of it becomes a cost table for the simulator: TOML, a row for each cost, with its unit, its kind
+    /// (measured, cited, fitted or assumed) and its source. What a machine cannot be asked, such as Xen's hypercalls, is
+    /// taken from the table `opteron` that the program carries, or assumed; its source says so.
+    #[command(after_help = CALIBRATE_EXAMPLES)]
+    Calibrate(CalibrateArgs),
     /// Play a part inside a guest of `vm`
     #[command(hide = true)]
     Guest(vm::GuestArgs),
@@ -311,6 +336,21 @@ struct CtlArgs {
     ctl: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct CalibrateArgs {
+    /// Print one JSON document instead of tables
+    #[arg(long)]
+    json: bool,
+
+    /// Write a complete cost table to this file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// Measure a few batches only: a look in less than a second, with figures that are less sure
+    #[arg(long)]
+    quick: bool,
+}
+
 fn socket_help(role: &str) -> String {
     format!(
         "The control socket {role}. Without it: {} for root, $XDG_RUNTIME_DIR/hyper-switch.sock \
@@ -373,6 +413,15 @@ Examples:
       hyper-switch ctl stats
   All ports that are down, with jq:
       hyper-switch ctl ports --json | jq '.ports[] | select(.state != \"up\")'";
+
+const CALIBRATE_EXAMPLES: &str = "\
+Examples:
+  What work costs on this machine:
+      hyper-switch calibrate
+  A cost table for the simulator:
+      hyper-switch calibrate --out this-machine.toml
+  The slowest copies, with jq:
+      hyper-switch calibrate --json | jq '.copies | sort_by(.ns / .bytes) | last'";
 
 /// Reads a span of time: seconds, with a fraction if wanted, more than 0 and at most an hour.
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -441,6 +490,9 @@ impl Invocation {
             Subcommands::Pair(args) => (Command::Pair(args.into_options()?), None),
             Subcommands::Vm(args) => (Command::Vm(args.into_options()?), None),
             Subcommands::Ctl(args) => (Command::Ctl(args.into_options()), None),
+            Subcommands::Calibrate(CalibrateArgs { json, out, quick }) => {
+                (Command::Calibrate(CalibrateOptions { json, out, quick }), None)
+            }
             Subcommands::Guest(args) => (Command::Guest(args.part), None),
         };
         let default = if matches!(command, Command::Run(_) | Command::Vm(_)) { "info" } else { "warn" };
@@ -693,6 +745,15 @@ mod tests {
     fn ctl_is_read() {
         let expected = CtlOptions { query: Query::Macs, json: true, ctl_socket: "/x".into() };
         assert_eq!(command("ctl macs --json --ctl /x"), Command::Ctl(expected));
+    }
+
+    /// `calibrate` takes where to write and how much to measure.
+    #[test]
+    fn calibrate_is_read() {
+        let expected = CalibrateOptions { json: true, out: Some("/x".into()), quick: true };
+        assert_eq!(command("calibrate --json --quick --out /x"), Command::Calibrate(expected));
+        let expected = CalibrateOptions { json: false, out: None, quick: false };
+        assert_eq!(command("calibrate"), Command::Calibrate(expected));
     }
 
     /// Values out of bounds are refused, and the message holds the bound.

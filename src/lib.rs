@@ -11,6 +11,7 @@
 //! | [`daemon`] | what `run` runs |
 //! | [`pair`] | what `pair` measures |
 //! | [`vm`] | two Linux guests in QEMU on a switch |
+//! | [`calibrate`] | what the switch's work costs on this machine |
 //! | [`host`] | the thread host: workers, service, control plane |
 //! | [`experiment`] | what a matrix of measurements came to: table, CSV, JSON, a page with figures |
 //! | [`plot`] | figures as SVG |
@@ -21,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod calibrate;
 pub mod cli;
 pub mod config;
 pub mod core_list;

@@ -5,7 +5,7 @@
 use hyper_switch::cli::{Command, CtlOptions, Invocation, PairOptions};
 use hyper_switch::ctl::{client, render};
 use hyper_switch::exit::{Failure, FailureKind};
-use hyper_switch::{daemon, pair, vm};
+use hyper_switch::{calibrate, daemon, pair, vm};
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
@@ -29,6 +29,10 @@ fn execute(invocation: Invocation) -> Result<(), Failure> {
         Command::Pair(options) => {
             let report = pair::run(&options)?;
             if options.json { print_json(&report) } else { print(&report.render()) }
+        }
+        Command::Calibrate(options) => {
+            let calibration = calibrate::run(&options)?;
+            if options.json { print_json(&calibration) } else { print(&calibration.render()) }
         }
         Command::Vm(options) if options.print_command => print(&vm::commands(&options)?),
         Command::Vm(options) => {

@@ -1,5 +1,6 @@
 //! The program as a user and a script meet it: what it prints, where, and the exit code.
 
+use hyper_switch_sim::costs::{Cost, CostTable, Kind, Locality};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -175,4 +176,63 @@ fn ctl_prints_tables_and_json() {
     let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
     assert_eq!(json["macs"][0]["port"], "a");
     daemon.join().unwrap();
+}
+
+/// `calibrate --out` writes a table that the simulator reads, with all rows, and what was measured is a time that work
+/// can take; `--json` shows the same figures. What it takes is not judged.
+#[test]
+fn calibrate_writes_a_cost_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = run_in(folder.path(), &["calibrate", "--quick", "--json", "--out", "costs.toml"]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    let table = CostTable::load(&std::fs::read_to_string(folder.path().join("costs.toml")).unwrap()).unwrap();
+    let shown: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let costs = shown["costs"].as_array().unwrap();
+    assert_eq!(costs.len(), Cost::ALL.len());
+    for (row, shown) in table.rows().iter().zip(costs) {
+        assert_eq!(
+            (shown["name"].as_str(), shown["value"].as_f64()),
+            (Some(row.name.name()), Some(row.value))
+        );
+        if row.kind == Kind::Measured {
+            assert!(row.value > 0.0, "{}: {}", row.name, row.value);
+            assert!(shown["measured"]["low_ns"].as_f64() <= shown["measured"]["high_ns"].as_f64(), "{shown}");
+        }
+    }
+    for cost in
+        [Cost::Dispatch, Cost::Timer, Cost::SwitchEntry, Cost::SwitchFrame, Cost::CopyFrame, Cost::SendFrame]
+    {
+        assert_eq!(table.rows()[cost as usize].kind, Kind::Measured, "{cost}");
+    }
+    for locality in Locality::ALL {
+        assert!(table.copy(locality, 64) > 0.0 && table.copy(locality, 65_536) > table.copy(locality, 64));
+    }
+}
+
+/// `calibrate` for people shows each row with what it means, and the switch as a whole beside what the table foretells.
+#[test]
+fn calibrate_explains_its_rows() {
+    let said = run(&["calibrate", "--quick"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    for cost in Cost::ALL {
+        let line = said.out.lines().find(|line| line.split(' ').next() == Some(cost.name()));
+        assert!(line.is_some_and(|line| line.ends_with(cost.brief())), "{cost}: {}", said.out);
+    }
+    for part in
+        ["quartiles", "hypervisor_entry: ", "A VM exit is not measured", "65,536", "remote", "by the table"]
+    {
+        assert!(said.out.contains(part), "{part}: {}", said.out);
+    }
+}
+
+/// A table that cannot be written is refused before anything is measured.
+#[test]
+fn calibrate_needs_a_place_to_write() {
+    let said = run(&["calibrate", "--out", "nowhere/costs.toml"]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""));
+    assert!(
+        said.err.starts_with("error: cannot write the cost table nowhere/costs.toml: No such"),
+        "{}",
+        said.err
+    );
 }

@@ -34,6 +34,7 @@ use line::Line;
 pub use runtime::{AttachFailure, Entrance, HostConfig, NetDevice, Runtime, VhostUserFailure};
 pub use service::Snapshot;
 pub use topology::pin_to;
+pub(crate) use topology::{topology, usable_cpus};
 pub use vhost_user::{EndpointError, VmmRings, VmmStanding};
 pub use vm_threads::VmThreads;
 

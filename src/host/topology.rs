@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 /// The numbers of the processors that the calling thread may run on, ascending.
-pub(super) fn usable_cpus() -> Vec<usize> {
+pub(crate) fn usable_cpus() -> Vec<usize> {
     let allowed = sched_getaffinity(None);
     allowed.map_or_else(|_| Vec::new(), |cpus| (0..CpuSet::MAX_CPU).filter(|cpu| cpus.is_set(*cpu)).collect())
 }
@@ -27,7 +27,7 @@ pub fn pin_to(cpu: usize) -> Result<(), Errno> {
 }
 
 /// Which of `cpus` share caches for data, by the files of `/sys` under `root`. Core `n` is the `n`th of `cpus`.
-pub(super) fn topology(root: &Path, cpus: &[usize]) -> Topology {
+pub(crate) fn topology(root: &Path, cpus: &[usize]) -> Topology {
     let sharing = |cpu: &usize| {
         let caches = (0..).map_while(|index| {
             let cache = root.join(format!("sys/devices/system/cpu/cpu{cpu}/cache/index{index}"));

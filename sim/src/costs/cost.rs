@@ -31,6 +31,13 @@ macro_rules! costs {
             pub fn meaning(self) -> &'static str {
                 match self { $(Cost::$variant => concat!($($line),+).trim_ascii(),)+ }
             }
+
+            /// What it is, in one line: the beginning of [`meaning`](Cost::meaning).
+            pub fn brief(self) -> &'static str {
+                let meaning = self.meaning();
+                let end = [", ", ": ", "; ", ". ", "."].into_iter().filter_map(|mark| meaning.find(mark)).min();
+                &meaning[..end.unwrap_or(meaning.len())]
+            }
         }
     };
 }
@@ -62,40 +69,40 @@ costs! {
     SwitchEntry = "switch_entry",
     /// Switching one frame: copy of its headers, extraction of its key, a lookup that hits, queueing.
     SwitchFrame = "switch_frame",
-    /// What a frame without a flow costs its core beside `switch_frame`: a lookup in vain and the upcall.
+    /// What a frame without a flow costs beside `switch_frame`: a lookup in vain, the upcall, and carrying out its answer.
     FlowMiss = "flow_miss",
     /// Fixed cost of one frame's copy: ring work on the receiver's side and the sender's completion. The bytes come
     /// on top, by the copy table.
     CopyFrame = "copy_frame",
     /// From an upcall until the control plane's answer is there. It is latency, spent on no simulated core.
     ControlPlane = "control_plane",
-    /// Guest: driver and stack for a frame that is sent, of whatever size, without copies of its bytes.
+    /// A guest's driver and stack for a frame that it sends, of whatever size, without copies of its bytes.
     SendFrame = "send_frame",
-    /// Guest: driver and stack for a frame that is received, of whatever size, without copies of its bytes.
+    /// A guest's driver and stack for a frame that it receives, of whatever size, without copies of its bytes.
     ReceiveFrame = "receive_frame",
-    /// Guest: what each segment of 1,448 bytes within a large frame adds to `send_frame`, as its pages need
-    /// descriptors and fragments of their own though segmentation is offloaded. 0: a frame costs the same at any size.
+    /// What each segment of 1,448 bytes within a large frame adds to `send_frame`, as its pages need descriptors and
+    /// fragments of their own though segmentation is offloaded. 0: a frame costs the same at any size.
     SendSegment = "send_segment",
-    /// Guest: what each segment of 1,448 bytes within a large frame adds to `receive_frame`. 0: a frame costs the
-    /// same at any size.
+    /// What each segment of 1,448 bytes within a large frame adds to `receive_frame`. 0: a frame costs the same at
+    /// any size.
     ReceiveSegment = "receive_segment",
-    /// Guest: sending or receiving a pure acknowledgement, driver and stack.
+    /// A guest's driver and stack for a pure acknowledgement, sent or received.
     AckFrame = "ack_frame",
-    /// Guest: an application's work for a request or for its response, system calls included.
+    /// An application's work for a request or for its response, system calls included.
     Request = "request",
-    /// Driver domain: a grant-copy hypercall without its operations; its entry included.
+    /// A driver domain's grant-copy hypercall without its operations; its entry is included.
     GrantCopy = "grant_copy",
-    /// Driver domain: an operation of a grant copy, of one page at most, without copying the bytes.
+    /// An operation of a driver domain's grant copy, of one page at most, without copying the bytes.
     GrantCopyFrame = "grant_copy_frame",
-    /// Driver domain: a frame's way from one back end through the software switch to the other.
+    /// A frame's way through the driver domain, from one back end through the software switch to the other.
     NetbackFrame = "netback_frame",
     /// Sending on an event channel, from a guest or the driver domain: the hypercall and what the hypervisor does for it.
     EventChannel = "event_channel",
-    /// Host: what a vhost worker pays for a frame in each of the two directions, without the bridge and the copy.
+    /// What a vhost worker pays for a frame in each of the two directions, without the bridge and the copy.
     VhostFrame = "vhost_frame",
-    /// Host: a frame's way through the bridge, from one TAP to the other.
+    /// A frame's way through the host's bridge, from one TAP to the other.
     BridgeFrame = "bridge_frame",
-    /// Host: what it costs to wake a vhost worker up, for whoever does it.
+    /// What waking a vhost worker up costs, whoever does it.
     WorkerWake = "worker_wake",
     /// What each byte of a large copy takes of the memory that all cores share; 0: of that there is enough.
     MemoryByte = "memory_byte",

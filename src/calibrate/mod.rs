@@ -1,0 +1,129 @@
+//! `hyper-switch calibrate`: measures on this machine what the simulator charges for, and makes a cost table of it.
+//!
+//! | file | noun |
+//! | --- | --- |
+//! | `figure` | a figure: the median of batches, and their spread |
+//! | `core` | work on a core of its own |
+//! | `copying` | copies, by size and by who wrote the bytes |
+//! | `switching` | the switch and its guests' drivers |
+//! | `waking` | threads that wake each other up |
+//! | `table` | the table that all of it goes into |
+//! | `report` | what is shown |
+//!
+//! What is measured is what VMs of this process pay (`hyper-switch pair`), so that their runs and simulated ones can be
+//! compared. An entry is a call there and costs nothing besides. A VM exit is not measured, though `/dev/kvm` may be
+//! there: a guest's memory is given to KVM by address, which takes unsafe code, and this program has none.
+
+mod copying;
+mod core;
+mod figure;
+mod report;
+mod switching;
+mod table;
+mod waking;
+
+pub use figure::Figure;
+pub use report::Calibration;
+
+use crate::cli::CalibrateOptions;
+use crate::exit::{Failure, FailureKind};
+use crate::host::{topology, usable_cpus};
+use crate::machine::Machine;
+use crate::progress::Progress;
+use copying::SIZES;
+use hyper_switch_dataplane::host::CoreId;
+use hyper_switch_sim::costs::Locality;
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+use table::Measured;
+use waking::Class;
+
+/// Frame sizes by which the table is compared with the switch as a whole.
+const CHECKED_BYTES: [usize; 3] = [switching::SMALL_BYTES, 1_500, 65_536];
+
+/// How much is measured.
+struct Effort {
+    batches: usize,
+    /// About how long all of it takes.
+    expected: Duration,
+}
+
+/// Measures.
+///
+/// # Errors
+/// The machine does not let this process use the cores that it says it may use, or the table cannot be written.
+pub fn run(options: &CalibrateOptions) -> Result<Calibration, Failure> {
+    let effort = if options.quick {
+        Effort { batches: 5, expected: Duration::from_secs(1) }
+    } else {
+        Effort { batches: 201, expected: Duration::from_secs(6) }
+    };
+    if let Some(path) = &options.out {
+        // Before the time is spent; what is there stays until there is something better.
+        let opened = OpenOptions::new().append(true).create(true).open(path);
+        opened.map_err(|error| report::cannot_write(path, &error))?;
+    }
+    let measured = measure(&effort, options.json)?;
+    let mut calibration = Calibration::new(Machine::this(), effort.batches, measured)?;
+    if let Some(path) = &options.out {
+        calibration.write(path)?;
+    }
+    Ok(calibration)
+}
+
+fn measure(effort: &Effort, json: bool) -> Result<Measured, Failure> {
+    let cpus = usable_cpus();
+    let Some(&cpu) = cpus.first() else {
+        return Err(Failure::new(FailureKind::Runtime, "the kernel does not say which cores may be used"));
+    };
+    let sharing = topology(Path::new("/"), &cpus).sharing(CoreId(0));
+    let is_near = |at: &usize| sharing.contains(CoreId(*at as u16));
+    // The highest number is the least likely to be another thread of the same core.
+    let near = (1..cpus.len()).rev().find(is_near).map(|at| cpus[at]);
+    let far = (1..cpus.len()).find(|at| !is_near(at)).map(|at| cpus[at]);
+    // Before threads wait for each other.
+    for cpu in [Some(cpu), near, far].into_iter().flatten() {
+        thread::scope(|scope| core::on_core(scope, cpu, || ()).join())?;
+    }
+
+    let begin = Instant::now();
+    let mut progress = Progress::start("calibrate", effort.expected, json);
+    let mut now = |what: &str| progress.update(begin.elapsed(), what);
+    let batches = effort.batches;
+
+    let mut copies = Vec::new();
+    for (locality, writer) in [(Locality::Own, Some(cpu)), (Locality::Shared, near), (Locality::Remote, far)]
+    {
+        if let Some(writer) = writer {
+            now(&format!("copies of what core {writer} wrote, on core {cpu}"));
+            let points = SIZES.into_iter().zip(copying::measure(cpu, writer, batches)?).collect();
+            copies.push((locality, points));
+        }
+    }
+    now("frames through the switch");
+    let (switching, whole) = thread::scope(|scope| {
+        let work = || {
+            let whole = CHECKED_BYTES.map(|bytes| (bytes, switching::ring_to_ring(bytes, batches)));
+            (switching::measure(batches), whole)
+        };
+        core::on_core(scope, cpu, work).join()
+    })?;
+    now("a core that threads take turns on");
+    let (dispatch, nap) = (waking::turns(cpu, batches)?, waking::naps(cpu, batches)?);
+    now("timers and interrupts");
+    let (timer, interrupt) = thread::scope(|scope| {
+        core::on_core(scope, cpu, || (waking::timer(batches), waking::interrupt(batches))).join()
+    })?;
+    let waking = match near.or(far) {
+        None => None,
+        Some(other) => {
+            now("threads that wake each other up");
+            let usual = waking::wake(cpu, other, Class::Usual, batches)?;
+            now("idle workers that are woken up");
+            Some((usual, waking::wake(cpu, other, Class::Idle, batches)?))
+        }
+    };
+    Ok(Measured { copies, switching, whole, dispatch, nap, timer, interrupt, waking })
+}

@@ -1,0 +1,285 @@
+//! What the switch and the drivers of its guests take for a frame and for an entry.
+//!
+//! Two raw guests and a switch without optimisations live on one thread, with a clock of their own: in each step one
+//! guest sends so many frames, enters the switch once for all of them, and the other is interrupted and enters once to
+//! have them copied. Steps of one frame and of 64 alternate, and tell the part of an entry from that of a frame.
+
+use super::figure::{Clock, Figure, median};
+use hyper_switch_dataplane::api::{
+    Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, Verdict, VlanMode,
+};
+use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState};
+use hyper_switch_dataplane::policy::Optimisations;
+use hyper_switch_dataplane::{
+    Backend, Control, CoreContext, PortConfig, QueuePair, Switch, SwitchConfig, VmBackend,
+};
+use hyper_switch_pvnet::guest::doorbell::Pace;
+use hyper_switch_pvnet::guest::raw::{Address, RawConfig, RawGuest};
+use hyper_switch_pvnet::guest::workload::Schedule;
+use hyper_switch_pvnet::guest::{GuestConfig, Hypercall, Nic, Poll};
+use std::cell::Cell;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Frames of a large step: a batch of the switch.
+const BATCH: u32 = 64;
+
+/// Steps of each size that make a batch of the measurement.
+const STEPS: usize = 64;
+
+/// Time passes in steps of this, longer than any doorbell waits.
+const STEP_NS: u64 = 1_000_000;
+
+/// Bytes of a frame that is little but headers.
+pub(super) const SMALL_BYTES: usize = 60;
+
+/// What was measured with small frames, for each of them.
+pub(super) struct Switching {
+    /// An entry, without its frames.
+    pub(super) entry: Figure,
+    /// A receiver's entry, likewise.
+    pub(super) receive_entry: Figure,
+    /// A frame that is switched.
+    pub(super) frame: Figure,
+    /// A frame that is copied, its bytes included.
+    pub(super) copied: Figure,
+    /// What a miss adds.
+    pub(super) miss: Figure,
+    /// The sending guest's part.
+    pub(super) send: Figure,
+    /// The receiving guest's part.
+    pub(super) receive: Figure,
+}
+
+/// Measures on the core that it is called on.
+pub(super) fn measure(batches: usize) -> Switching {
+    let clock = Clock::new();
+    let [mut one, mut many] = [1, BATCH].map(|frames| Pair::new(SMALL_BYTES, frames, Lookup::Hits));
+    let mut missing = Pair::new(SMALL_BYTES, 1, Lookup::Misses);
+    let rounds: Vec<_> =
+        (0..batches).map(|_| [one.batch(&clock), many.batch(&clock), missing.batch(&clock)]).collect();
+    let figure = |of: fn(&[Step; 3]) -> f64| Figure::of(rounds.iter().map(of).collect());
+    Switching {
+        entry: figure(|[one, many, _]| one.transmit_ns - slope(one.transmit_ns, many.transmit_ns)),
+        receive_entry: figure(|[one, many, _]| one.receive_ns - slope(one.receive_ns, many.receive_ns)),
+        frame: figure(|[one, many, _]| slope(one.transmit_ns, many.transmit_ns)),
+        copied: figure(|[one, many, _]| slope(one.receive_ns, many.receive_ns)),
+        miss: figure(|[one, _, missing]| missing.transmit_ns + missing.answer_ns - one.transmit_ns),
+        send: figure(|[_, many, _]| many.sender_ns / f64::from(BATCH)),
+        receive: figure(|[_, many, _]| many.receiver_ns / f64::from(BATCH)),
+    }
+}
+
+/// What one frame of `frame_bytes` costs the switch from ring to ring, in entries of as many as [`frames_at_once`] of
+/// that size, with its share of both entries.
+pub(super) fn ring_to_ring(frame_bytes: usize, batches: usize) -> Figure {
+    let clock = Clock::new();
+    let frames = frames_at_once(frame_bytes);
+    let mut pair = Pair::new(frame_bytes, frames, Lookup::Hits);
+    let mut batch = || {
+        let step = pair.batch(&clock);
+        (step.transmit_ns + step.receive_ns) / f64::from(frames)
+    };
+    Figure::of((0..batches).map(|_| batch()).collect())
+}
+
+/// How many frames of that size the guests send at once: no more than their rings have buffers.
+pub(super) fn frames_at_once(frame_bytes: usize) -> u32 {
+    ((1 << 20) / frame_bytes.next_power_of_two()).clamp(16, BATCH as usize) as u32
+}
+
+/// What one frame more takes.
+fn slope(one_ns: f64, many_ns: f64) -> f64 {
+    (many_ns - one_ns) / f64::from(BATCH - 1)
+}
+
+/// Whether frames find a flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lookup {
+    Hits,
+    Misses,
+}
+
+/// What a step took, its parts apart.
+#[derive(Clone, Copy, Default)]
+struct Step {
+    /// Taking and answering upcalls.
+    answer_ns: f64,
+    sender_ns: f64,
+    transmit_ns: f64,
+    receive_ns: f64,
+    receiver_ns: f64,
+}
+
+/// The interrupt lines of both guests.
+struct Lines([Cell<bool>; 2]);
+
+impl Lines {
+    fn of(&self, port: PortId) -> &Cell<bool> {
+        &self.0[usize::from(port.0)]
+    }
+}
+
+impl Host for Lines {
+    fn now(&self) -> Nanos {
+        Nanos(1)
+    }
+    fn run_state(&self, _: PortId) -> RunState {
+        RunState::Running(CoreId(0))
+    }
+    fn home(&self, _: PortId) -> CoreId {
+        CoreId(0)
+    }
+    fn notify(&self, vm: PortId, _: Ring) {
+        self.of(vm).set(true);
+    }
+    fn idle_cores(&self) -> CoreSet {
+        CoreSet::EMPTY
+    }
+    fn wake(&self, _: CoreId) {}
+    fn arm(&self, _: PortId, _: Nanos) {}
+}
+
+/// A guest's way into the switch, and the time that was spent there.
+struct Way<'a> {
+    switch: &'a Switch,
+    cx: &'a mut CoreContext,
+    lines: &'a Lines,
+    port: PortId,
+    clock: &'a Clock,
+    transmit_ns: f64,
+    receive_ns: f64,
+    copied: u32,
+}
+
+impl Hypercall for Way<'_> {
+    fn transmit(&mut self) {
+        let begin = Instant::now();
+        self.switch.transmit(self.cx, self.lines, self.port);
+        self.transmit_ns += self.clock.since(begin);
+    }
+
+    fn receive(&mut self) {
+        let begin = Instant::now();
+        let entered = self.switch.receive(self.cx, self.lines, self.port);
+        self.receive_ns += self.clock.since(begin);
+        self.copied += entered.copied;
+    }
+
+    fn take_interrupt(&mut self) -> bool {
+        self.lines.of(self.port).take()
+    }
+}
+
+/// Two guests on a switch.
+struct Pair {
+    switch: Arc<Switch>,
+    control: Control,
+    cx: CoreContext,
+    lines: Lines,
+    sender: RawGuest,
+    receiver: RawGuest,
+    ports: [PortId; 2],
+    frames: u32,
+    now_ns: u64,
+}
+
+impl Pair {
+    /// A pair whose one guest sends so many `frames` of `frame_bytes` in each step.
+    fn new(frame_bytes: usize, frames: u32, lookup: Lookup) -> Pair {
+        let config = SwitchConfig {
+            max_ports: 2,
+            cores: 1,
+            optimisations: Optimisations::NONE,
+            ..SwitchConfig::default()
+        };
+        let (switch, mut control) = Switch::new(config);
+        let cx = switch.core_context(CoreId(0)).expect("nobody else has the context");
+        let [a, b] = [0, 1].map(|number| {
+            let GuestConfig { mac, ip, .. } = GuestConfig::numbered(number);
+            Address { mac, ip }
+        });
+        let guest = |own, peer| RawConfig { own, peer, frame_bytes, batching: Some(Pace::default()) };
+        let per_s = NonZeroU64::new(u64::from(frames) * 1_000_000_000 / STEP_NS);
+        let sender = RawGuest::sender(guest(a, b), Schedule::at_rate(per_s));
+        let sender = sender.expect("a raw guest of a size that is known to be right");
+        let receiver = RawGuest::receiver(guest(b, a)).expect("as the other");
+        let ports = [("sender", sender.nic()), ("receiver", receiver.nic())]
+            .map(|(name, nic)| control.attach(port(name, nic)).expect("there is room for two ports"));
+        if lookup == Lookup::Hits {
+            for (id, [from, to]) in [ports, [ports[1], ports[0]]].into_iter().enumerate() {
+                let key = FlowKey { in_port: from.0.into(), ..FlowKey::ZERO };
+                let mask = FlowKey { in_port: u32::MAX, ..FlowKey::ZERO };
+                let actions = [Action::Output(to)].into();
+                let flow = FlowSpec { id: FlowId(id as u64 + 1), matches: Match::new(key, mask), actions };
+                control.install(&flow, Nanos(1)).expect("there is room for two flows");
+            }
+        }
+        let lines = Lines([const { Cell::new(false) }; 2]);
+        let mut pair = Pair { switch, control, cx, lines, sender, receiver, ports, frames, now_ns: 1 };
+        let clock = Clock::new();
+        // Until the guests have greeted each other, and caches and buffers are warm.
+        for _ in 0..STEPS {
+            pair.step(&clock);
+        }
+        pair
+    }
+
+    /// What a step takes, the median of many for each of its parts.
+    fn batch(&mut self, clock: &Clock) -> Step {
+        let steps: Vec<Step> = (0..STEPS)
+            .map(|_| {
+                let (step, copied) = self.step(clock);
+                assert_eq!(copied, self.frames, "each step carries its frames");
+                step
+            })
+            .collect();
+        let part = |of: fn(&Step) -> f64| median(steps.iter().map(of).collect());
+        Step {
+            answer_ns: part(|step| step.answer_ns),
+            sender_ns: part(|step| step.sender_ns),
+            transmit_ns: part(|step| step.transmit_ns),
+            receive_ns: part(|step| step.receive_ns),
+            receiver_ns: part(|step| step.receiver_ns),
+        }
+    }
+
+    /// One sends, the other receives. Answers what it took and how many frames came.
+    fn step(&mut self, clock: &Clock) -> (Step, u32) {
+        self.now_ns += STEP_NS;
+        let Pair { switch, control, cx, lines, sender, receiver, ports, now_ns, .. } = self;
+        let mut step = Step::default();
+        let mut copied = 0;
+        for (guest, port) in [(sender, ports[0]), (receiver, ports[1])] {
+            let mut way =
+                Way { switch, cx, lines, port, clock, transmit_ns: 0.0, receive_ns: 0.0, copied: 0 };
+            let begin = Instant::now();
+            while guest.poll(*now_ns, &mut way).expect("the switch keeps the rules") == Poll::Busy {}
+            let ns = clock.since(begin) - way.transmit_ns - way.receive_ns;
+            if port == ports[0] {
+                (step.sender_ns, step.transmit_ns) = (ns, way.transmit_ns);
+            } else {
+                (step.receiver_ns, step.receive_ns) = (ns, way.receive_ns);
+                copied = way.copied;
+            }
+            let begin = Instant::now();
+            while let Some(upcall) = control.next_upcall() {
+                let to = if upcall.key.in_port == u32::from(ports[0].0) { ports[1] } else { ports[0] };
+                let verdict = Verdict::Execute([Action::Output(to)].into());
+                control.resolve(cx, lines, upcall.id, verdict);
+            }
+            step.answer_ns += clock.since(begin);
+        }
+        (step, copied)
+    }
+}
+
+fn port(name: &str, nic: &Nic) -> PortConfig {
+    let vm = VmBackend {
+        queues: vec![QueuePair::new(nic.memory(), nic.tx_layout(), nic.rx_layout(), nic.queue_features())],
+        mergeable: true,
+        offloads: nic.offloads(),
+    };
+    PortConfig { name: name.to_owned(), vlan: VlanMode::Transparent, backend: Backend::Vm(vm) }
+}

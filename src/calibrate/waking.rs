@@ -1,0 +1,245 @@
+//! What threads pay to wake each other up, to fall asleep, to take turns on a core, and for a timer; and how long it
+//! takes until who was woken runs.
+
+use super::core::on_core;
+use super::figure::{Clock, Figure, median, nanoseconds};
+use crate::exit::Failure;
+use crate::host::{GuestBell, now};
+use crossbeam_channel::bounded;
+use hyper_switch_pvnet::priority::run_only_when_idle;
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+use std::hint::{black_box, spin_loop};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// Times that a thread is woken up in a batch.
+const WAKES: u32 = 64;
+
+/// How long a thread has been about to sleep before it is woken up: it then sleeps, and its core has nothing else to do.
+pub(super) const ASLEEP: Duration = Duration::from_micros(50);
+
+/// Times that a core is handed over in a batch.
+const TURNS: u32 = 256;
+
+/// Interrupts that are taken in a batch.
+const INTERRUPTS: u32 = 256;
+
+/// Timers that fire in a batch, and how far ahead each is set.
+const TIMERS: u32 = 32;
+pub(super) const TIMER: Duration = Duration::from_micros(50);
+
+/// What waking a thread up came to.
+pub(super) struct Waking {
+    /// For the one who wakes.
+    pub(super) notify: Figure,
+    /// From there until the woken thread runs.
+    pub(super) latency: Figure,
+}
+
+/// How the core of a thread that is woken up is shared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// As a VM's.
+    Usual,
+    /// As an idle worker's: it gives way to everybody.
+    Idle,
+}
+
+/// What passes between the two threads.
+#[derive(Default)]
+struct Alarm {
+    /// How often the sleeper said that it falls asleep.
+    asleep: AtomicU32,
+    /// How often it was woken up.
+    rung: AtomicU32,
+    /// When it last ran again.
+    ran_ns: AtomicU64,
+    /// It has ended.
+    gone: AtomicBool,
+}
+
+/// Wakes a thread on core `to` up from core `from`.
+pub(super) fn wake(from: usize, to: usize, class: Class, batches: usize) -> Result<Waking, Failure> {
+    let alarm = &Alarm::default();
+    thread::scope(|scope| {
+        let sleeper = on_core(scope, to, move || {
+            let slept = sleep(alarm, class, batches as u32 * WAKES);
+            alarm.gone.store(true, Ordering::Release);
+            slept
+        });
+        let thread = sleeper.thread();
+        let ringer = on_core(scope, from, move || (0..batches).map(|_| ring(alarm, &thread)).collect());
+        let rung: Option<Vec<(f64, f64)>> = ringer.join()?;
+        let refused = |error: Errno| Failure::from_io("cannot run as idle workers do", &error.into());
+        sleeper.join()?.map_err(refused)?;
+        let (notify, latency) = rung.expect("who sleeps does so to the end").into_iter().unzip();
+        Ok(Waking { notify: Figure::of(notify), latency: Figure::of(latency) })
+    })
+}
+
+/// Sleeps until it is woken up, so many times.
+fn sleep(alarm: &Alarm, class: Class, times: u32) -> Result<(), Errno> {
+    if class == Class::Idle {
+        run_only_when_idle()?;
+    }
+    for number in 1..=times {
+        alarm.asleep.store(number, Ordering::Release);
+        while alarm.rung.load(Ordering::Acquire) != number {
+            thread::park();
+        }
+        alarm.ran_ns.store(now().0, Ordering::Release);
+    }
+    Ok(())
+}
+
+/// Wakes the sleeper up, a batch. Answers what that took, and how long it was until it ran; nothing if there is no sleeper.
+fn ring(alarm: &Alarm, sleeper: &Thread) -> Option<(f64, f64)> {
+    let clock = Clock::new();
+    let (mut notify, mut latency) = (Vec::new(), Vec::new());
+    for _ in 0..WAKES {
+        let number = alarm.rung.load(Ordering::Relaxed) + 1;
+        while alarm.asleep.load(Ordering::Acquire) != number {
+            if alarm.gone.load(Ordering::Acquire) {
+                return None;
+            }
+            spin_loop();
+        }
+        let settling = Instant::now();
+        while settling.elapsed() < ASLEEP {
+            spin_loop();
+        }
+        let (begin_ns, begin) = (now().0, Instant::now());
+        alarm.rung.store(number, Ordering::Release);
+        sleeper.unpark();
+        notify.push(clock.since(begin));
+        let ran_ns = loop {
+            match alarm.ran_ns.load(Ordering::Acquire) {
+                ran_ns if ran_ns >= begin_ns => break ran_ns,
+                _ => spin_loop(),
+            }
+        };
+        latency.push((ran_ns - begin_ns) as f64);
+    }
+    Some((median(notify), median(latency)))
+}
+
+/// What it takes a core to go from one thread to another when the first one gives way.
+pub(super) fn turns(core: usize, batches: usize) -> Result<Figure, Failure> {
+    const HERE: bool = true;
+    let (last, ended) = (&AtomicBool::new(HERE), &AtomicBool::new(false));
+    thread::scope(|scope| {
+        let other = on_core(scope, core, move || {
+            while !ended.load(Ordering::Relaxed) {
+                last.store(!HERE, Ordering::Relaxed);
+                thread::yield_now();
+            }
+        });
+        let here = on_core(scope, core, move || {
+            let batch = || {
+                let (begin, mut turns) = (Instant::now(), 0);
+                while turns < TURNS {
+                    last.store(HERE, Ordering::Relaxed);
+                    thread::yield_now();
+                    if last.load(Ordering::Relaxed) != HERE {
+                        // There and back.
+                        turns += 2;
+                    }
+                }
+                nanoseconds(begin.elapsed()) / f64::from(turns)
+            };
+            // Until the other thread is there.
+            batch();
+            let figure = Figure::of((0..batches).map(|_| batch()).collect());
+            ended.store(true, Ordering::Relaxed);
+            figure
+        });
+        let figure = here.join();
+        ended.store(true, Ordering::Relaxed);
+        other.join()?;
+        figure
+    })
+}
+
+/// What it takes a core to go from one thread to another when the first one wakes the other up and falls asleep.
+pub(super) fn naps(core: usize, batches: usize) -> Result<Figure, Failure> {
+    // One batch more, until the other thread is there.
+    let naps = (batches as u32 + 1) * TURNS;
+    let nap = &AtomicU32::new(0);
+    let awaits = move |number| {
+        while nap.load(Ordering::Acquire) != number {
+            thread::park();
+        }
+    };
+    let ends = move |number, next: &Thread| {
+        nap.store(number, Ordering::Release);
+        next.unpark();
+    };
+    thread::scope(|scope| {
+        let (tell, told) = bounded(1);
+        let other = on_core(scope, core, move || {
+            let Ok(first) = told.recv() else { return };
+            for number in (1..naps).step_by(2) {
+                awaits(number);
+                ends(number + 1, &first);
+            }
+        });
+        let second = other.thread();
+        let here = on_core(scope, core, move || {
+            // Who is to be told is there, or says why not.
+            let _ = tell.send(thread::current());
+            let batch = |batch: u32| {
+                let begin = Instant::now();
+                for number in (batch * TURNS..(batch + 1) * TURNS).step_by(2) {
+                    ends(number + 1, &second);
+                    awaits(number + 2);
+                }
+                nanoseconds(begin.elapsed()) / f64::from(TURNS)
+            };
+            batch(0);
+            Figure::of((1..=batches as u32).map(batch).collect())
+        });
+        let figure = here.join();
+        other.join()?;
+        figure
+    })
+}
+
+/// Processor time of a thread that sleeps for [`TIMER`] and is woken up by nothing else.
+pub(super) fn timer(batches: usize) -> Figure {
+    let batch = || {
+        let begin_ns = thread_cpu_ns();
+        for _ in 0..TIMERS {
+            thread::park_timeout(TIMER);
+        }
+        (thread_cpu_ns() - begin_ns) as f64 / f64::from(TIMERS)
+    };
+    Figure::of((0..batches).map(|_| batch()).collect())
+}
+
+/// What an interrupt costs a VM of this process that is awake, which looks at a flag.
+pub(super) struct Interrupting {
+    /// For the one who sets it.
+    pub(super) notify: Figure,
+    /// For the VM, which takes it.
+    pub(super) take: Figure,
+}
+
+/// Measures both on the core that it is called on.
+pub(super) fn interrupt(batches: usize) -> Interrupting {
+    let bells: Vec<_> = (0..INTERRUPTS).map(|_| GuestBell::of_this_thread()).collect();
+    let each = |work: fn(&GuestBell)| {
+        let begin = Instant::now();
+        bells.iter().for_each(|bell| work(black_box(bell)));
+        nanoseconds(begin.elapsed()) / f64::from(INTERRUPTS)
+    };
+    let batch = |_| (each(GuestBell::ring), each(|bell| assert!(bell.take(), "a bell that was rung")));
+    let (notify, take) = (0..batches).map(batch).unzip();
+    Interrupting { notify: Figure::of(notify), take: Figure::of(take) }
+}
+
+fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
