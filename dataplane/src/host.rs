@@ -119,6 +119,13 @@ pub enum Work {
         /// Who sent it.
         from: PortId,
     },
+    /// Buffers are being given back to the VM that sent them. Meanwhile its transmit side is this core's.
+    Completed {
+        /// Whose they are.
+        of: PortId,
+        /// How many.
+        frames: u32,
+    },
     /// A frame was copied from one VM's memory into another's.
     Copied {
         /// Where it was.

@@ -6,8 +6,10 @@
 use crate::clock::{Account, Clock};
 use crate::memory::Memory;
 use crate::prices::Prices;
+use crate::scenario::HostKind;
 use hyper_switch_dataplane::api::{Nanos, PortId};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState, Work};
+use hyper_switch_dataplane::policy::offload::next_pause;
 use std::cell::{Cell, RefCell};
 
 /// What a task is known by.
@@ -42,14 +44,22 @@ pub(crate) struct SimHost {
     copiers: Vec<Cell<CoreId>>,
     idle: Cell<CoreSet>,
     effects: RefCell<Vec<(u64, Effect)>>,
+    kind: HostKind,
+    /// When each VM's timer is due.
+    timers: Vec<Cell<u64>>,
+    /// The task that lets timers fire, where it is one, and until when it sleeps; 0 while it is awake.
+    timekeeper: TaskId,
+    timekeeper_until_ns: Cell<u64>,
+    /// How often each core is still to be passed over.
+    passes: Vec<Cell<u32>>,
     /// Whoever comes to this time lets others go first.
     horizon_ns: Cell<u64>,
     memory: Memory,
 }
 
 impl SimHost {
-    /// A host of so many tasks, whose first are the VMs.
-    pub(crate) fn new(prices: Prices, tasks: usize) -> SimHost {
+    /// A host of so many tasks, whose first are the VMs. The next is the timekeeper, where that is a task.
+    pub(crate) fn new(prices: Prices, kind: HostKind, vms: usize, tasks: usize) -> SimHost {
         // One core more: the control plane's.
         let cores = usize::from(prices.machine.cores) + 1;
         SimHost {
@@ -60,6 +70,11 @@ impl SimHost {
             copiers: vec![Cell::default(); tasks],
             idle: Cell::new(CoreSet::EMPTY),
             effects: RefCell::new(Vec::with_capacity(64)),
+            kind,
+            timers: vec![Cell::new(NEVER); vms],
+            timekeeper: TaskId(vms as u16),
+            timekeeper_until_ns: Cell::new(0),
+            passes: vec![Cell::new(0); cores],
             horizon_ns: Cell::new(NEVER),
             memory: Memory::new(prices.memory_byte_ns),
             prices,
@@ -118,6 +133,12 @@ impl SimHost {
         self.copiers[usize::from(vm)].set(core);
     }
 
+    /// Takes the timer of a VM, if it is due.
+    pub(crate) fn take_timer(&self, vm: PortId, now_ns: u64) -> bool {
+        let at = &self.timers[usize::from(vm.0)];
+        at.get() <= now_ns && at.replace(NEVER) <= now_ns
+    }
+
     /// Says which cores are idle.
     pub(crate) fn set_idle(&self, core: CoreId, is_idle: bool) {
         let idle = self.idle.get();
@@ -127,13 +148,46 @@ impl SimHost {
     /// Signals a task, which costs so much if it is blocked and so much if it is not, or was signalled already.
     pub(crate) fn signal(&self, task: TaskId, blocked_ps: u64, awake_ps: u64) {
         let signal = &self.signals[usize::from(task.0)];
-        if signal.get() != NEVER {
-            signal.set(signal.get().min(self.clock.now().0));
+        let was_signalled = signal.get() != NEVER;
+        signal.set(signal.get().min(self.clock.now().0));
+        if was_signalled {
             return self.clock.charge(Account::Notifying, awake_ps);
         }
-        self.clock.charge(Account::Notifying, if self.is_blocked(task) { blocked_ps } else { awake_ps });
-        signal.set(self.clock.now().0);
         self.affect(Effect::Signal(task));
+        self.clock.charge(Account::Notifying, if self.is_blocked(task) { blocked_ps } else { awake_ps });
+    }
+
+    /// Takes the timers that are due at `now_ns`: answers whose they are. The timekeeper, if there is one, is awake.
+    pub(crate) fn due_timers(&self, now_ns: u64) -> Vec<PortId> {
+        self.timekeeper_until_ns.set(0);
+        let vms = (0..self.timers.len() as u16).map(PortId);
+        vms.filter(|vm| self.take_timer(*vm, now_ns)).collect()
+    }
+
+    /// The timekeeper heard that it was signalled, if it was.
+    pub(crate) fn take_timekeeper_signal(&self) -> bool {
+        self.take_signal(self.timekeeper)
+    }
+
+    /// The timekeeper goes to sleep: answers until when, if any timer is armed.
+    pub(crate) fn sleep_until(&self) -> Option<u64> {
+        let next_ns = self.timers.iter().map(Cell::get).min().unwrap_or(NEVER);
+        self.timekeeper_until_ns.set(next_ns);
+        (next_ns != NEVER).then_some(next_ns)
+    }
+
+    /// An idle core is done with the work that it was woken for: that was worth so much, and it took so long to come.
+    pub(crate) fn weigh(&self, core: CoreId, pause: u32, wake_ns: u64, work_ns: u64) -> u32 {
+        let pause = next_pause(pause, wake_ns, work_ns);
+        self.passes[usize::from(core.0)].set(pause);
+        pause
+    }
+
+    fn is_passed_over(&self, core: CoreId) -> bool {
+        let passes = &self.passes[usize::from(core.0)];
+        let is_passed_over = passes.get() > 0;
+        passes.set(passes.get().saturating_sub(1));
+        is_passed_over
     }
 
     /// Since when a signal waits for a task, if one does.
@@ -183,7 +237,12 @@ impl Host for SimHost {
     }
 
     fn run_state(&self, vm: PortId) -> RunState {
-        self.states[usize::from(vm.0)].get()
+        let task = usize::from(vm.0);
+        match self.states[task].get() {
+            // It was woken, and waits for a core.
+            RunState::Blocked if self.signals[task].get() != NEVER => RunState::Preempted,
+            state => state,
+        }
     }
 
     fn home(&self, vm: PortId) -> CoreId {
@@ -195,18 +254,42 @@ impl Host for SimHost {
     }
 
     fn idle_cores(&self) -> CoreSet {
-        self.idle.get()
+        let idle = self.idle.get();
+        match self.kind {
+            HostKind::Hypervisor => idle,
+            HostKind::Threads => {
+                let passed = idle.iter().filter(|core| self.is_passed_over(*core));
+                passed.fold(idle, CoreSet::without)
+            }
+        }
     }
 
     fn wake(&self, core: CoreId) {
         // Who is woken has work, and is not asked again.
         self.set_idle(core, false);
-        self.clock.charge(Account::Notifying, self.prices.notify_awake);
         self.affect(Effect::Message(core));
+        let price = match self.kind {
+            HostKind::Hypervisor => self.prices.notify_awake,
+            // An idle worker is woken as any thread.
+            HostKind::Threads => self.prices.notify,
+        };
+        self.clock.charge(Account::Notifying, price);
     }
 
     fn arm(&self, vm: PortId, at: Nanos) {
-        self.affect(Effect::Timer(vm, at));
+        let timer = &self.timers[usize::from(vm.0)];
+        if at.0 >= timer.get() {
+            return;
+        }
+        timer.set(at.0);
+        match self.kind {
+            HostKind::Hypervisor => self.affect(Effect::Timer(vm, at)),
+            HostKind::Threads => {
+                if at.0 < self.timekeeper_until_ns.get() {
+                    self.signal(self.timekeeper, self.prices.notify, self.prices.notify_awake);
+                }
+            }
+        }
     }
 
     fn spent(&self, work: Work) {
@@ -215,6 +298,7 @@ impl Host for SimHost {
             Work::Switched { frames, .. } => {
                 self.clock.charge(Account::Switching, u64::from(frames) * switch_frame);
             }
+            Work::Completed { .. } => self.clock.charge(Account::Copying, self.prices.complete),
             Work::Missed { .. } => self.clock.charge(Account::Switching, flow_miss),
             Work::Copied { from, to, bytes } => {
                 self.set_copier(to.0, self.clock.core());

@@ -52,6 +52,7 @@ prices! {
     switch_frame = SwitchFrame,
     flow_miss = FlowMiss,
     copy_frame = CopyFrame,
+    complete = Complete,
     control_plane = ControlPlane,
     send_frame = SendFrame,
     receive_frame = ReceiveFrame,

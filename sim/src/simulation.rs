@@ -97,11 +97,24 @@ struct Core {
     stolen_ns: u64,
     /// A message came that it has not obeyed.
     is_asked: bool,
+    /// When the message was sent for which it works, or last worked.
+    asked_ns: u64,
+    /// What that work is worth so far, if it is not weighed yet.
+    worth: Option<Worth>,
+    /// How often it was passed over after the last.
+    pause: u32,
     /// Work for the switch was put off in its midst.
     is_put_off: bool,
     /// What is left of the time of work for the switch that was put off.
     owed_ns: u64,
     last: Option<TaskId>,
+}
+
+/// How long an idle core took to come to its work, and how long it worked.
+#[derive(Clone, Copy)]
+struct Worth {
+    wake_ns: u64,
+    work_ns: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -134,7 +147,6 @@ pub struct Simulation<'w> {
     scheduler: Scheduler,
     cores: Vec<Core>,
     sleeps: Vec<Sleep>,
-    timers: Vec<u64>,
     /// When the control plane is called next.
     control_plane_ns: u64,
     events: Events<Event>,
@@ -178,14 +190,20 @@ impl<'w> Simulation<'w> {
         };
         let guests = scenario.vms.iter().enumerate().map(guest).collect::<Result<Vec<_>, _>>()?;
         let prices = Prices::new(&scenario.costs, machine);
-        // Whatever carries the frames has at most a task for each VM.
-        let tasks = 2 * guests.len();
-        let host = Rc::new(SimHost::new(prices, tasks));
+        // Whatever carries the frames has at most a task for each VM, and at most one more.
+        let tasks = 2 * guests.len() + 1;
+        let host = Rc::new(SimHost::new(prices, scenario.host, guests.len(), tasks));
         let nics = || guests.iter().map(Guest::nic);
         let fabric = match arch {
             Arch::HyperSwitch => {
-                let mut switch =
-                    HyperSwitch::new(&host, guests.len(), optimisations, scenario.pace, scenario.seed);
+                let mut switch = HyperSwitch::new(
+                    &host,
+                    guests.len(),
+                    optimisations,
+                    scenario.pace,
+                    scenario.host,
+                    scenario.seed,
+                );
                 for (number, nic) in nics().enumerate() {
                     let port = switch.attach(format!("vm{number}"), nic);
                     assert_eq!(usize::from(port.0), number, "ports are numbered as VMs are");
@@ -219,6 +237,9 @@ impl<'w> Simulation<'w> {
             step: 0,
             stolen_ns: 0,
             is_asked: false,
+            asked_ns: 0,
+            worth: None,
+            pause: 0,
             is_put_off: false,
             owed_ns: 0,
             last: None,
@@ -228,7 +249,6 @@ impl<'w> Simulation<'w> {
             cores: (0..machine.cores).map(|_| core()).collect(),
             scheduler: Scheduler::new(scenario.scheduler, machine, tasks),
             sleeps: vec![Sleep::default(); tasks],
-            timers: vec![NEVER; guests.len()],
             control_plane_ns: NEVER,
             events: Events::new(),
             effects: Vec::with_capacity(64),
@@ -472,15 +492,10 @@ impl<'w> Simulation<'w> {
             match effect {
                 Effect::Signal(task) => self.signalled(task, at_ns),
                 Effect::Message(core) => {
+                    self.cores[usize::from(core.0)].asked_ns = at_ns;
                     self.events.push(at_ns + self.host.prices.idle_wake / 1_000, Event::Message(core));
                 }
-                Effect::Timer(vm, at) => {
-                    let timer = &mut self.timers[usize::from(vm.0)];
-                    if at.0 < *timer {
-                        *timer = at.0;
-                        self.events.push(at.0.max(self.now_ns), Event::Timer(vm));
-                    }
-                }
+                Effect::Timer(vm, at) => self.events.push(at.0.max(self.now_ns), Event::Timer(vm)),
                 Effect::Upcalls { faulted } => {
                     if let Fabric::HyperSwitch(switch) = &mut self.fabric {
                         switch.plane.is_fault_near |= faulted;
@@ -544,6 +559,9 @@ impl<'w> Simulation<'w> {
                 return self.work_idly(core);
             }
             at.mode = Mode::Idle;
+            if let Some(Worth { wake_ns, work_ns }) = at.worth.take() {
+                at.pause = self.host.weigh(core, at.pause, wake_ns, work_ns);
+            }
             // Its next step has another number.
             at.step = at.step.wrapping_add(1);
             return self.host.set_idle(core, true);
@@ -570,7 +588,7 @@ impl<'w> Simulation<'w> {
         let Some(guest) = guests.get(number) else {
             return match fabric.step(host, number - guests.len(), quantum_ns) {
                 Shift::Busy => None,
-                Shift::Blocks => Some(None),
+                Shift::Blocks(until_ns) => Some(until_ns),
             };
         };
         let mut way = Way { fabric, host, vm: task.0 };
@@ -595,7 +613,12 @@ impl<'w> Simulation<'w> {
         let took_ns = self.host.clock.spent_ns();
         match at.mode {
             Mode::Idle | Mode::Aside | Mode::IdlingAside => {}
-            Mode::Idling { more } => at.is_asked |= more,
+            Mode::Idling { more } => {
+                at.is_asked |= more;
+                if let Some(worth) = &mut at.worth {
+                    worth.work_ns += took_ns;
+                }
+            }
             Mode::Task(blocks) => {
                 self.scheduler.ran(core, took_ns);
                 let task = self.scheduler.running(core).expect("a task's step is over");
@@ -644,6 +667,9 @@ impl<'w> Simulation<'w> {
         let goes_on = std::mem::take(&mut at.is_put_off);
         let works = goes_on || std::mem::take(&mut at.is_asked);
         at.last = None;
+        if works && !goes_on && at.worth.is_none() {
+            at.worth = Some(Worth { wake_ns: self.now_ns - at.asked_ns, work_ns: 0 });
+        }
         self.enter(core);
         self.host.clock.wait(owed_ns);
         if works && !self.idlers.is_empty() {
@@ -655,11 +681,9 @@ impl<'w> Simulation<'w> {
 
     /// A timer fires on the core where its VM is at home.
     fn timer(&mut self, vm: PortId) {
-        let timer = &mut self.timers[usize::from(vm.0)];
-        if *timer > self.now_ns {
+        if !self.host.take_timer(vm, self.now_ns) {
             return;
         }
-        *timer = NEVER;
         let core = self.host.home_of(TaskId(vm.0));
         let aside = self.host.clock.interrupt(core, self.now_ns);
         if let Fabric::HyperSwitch(switch) = &mut self.fabric {

@@ -5,12 +5,11 @@
 //! VMs are awake than there are cores: as many would fill all of them, wherever they ran last. So an idle worker, which
 //! gets only what is left over, is not asked where nothing is left over.
 //!
-//! A core that works no longer than it takes to wake up, and whoever waits for its work takes again, is worth nothing: who
-//! woke it would have been done before. So is one that others than VMs use, where an idle worker comes late. After each such
-//! wake-up the core is passed over for a while, twice as long each time, and tried again then.
+//! A core whose wake-up was not worth it is passed over for a while ([`next_pause`]).
 
 use super::now;
 use hyper_switch_dataplane::host::{CoreId, CoreSet};
+use hyper_switch_dataplane::policy::offload::next_pause;
 use rustix::thread::sched_getcpu;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::OnceLock;
@@ -19,9 +18,6 @@ use std::thread::{self, Thread};
 
 /// Cores that can have idle workers: as many as the switch can tell apart in a set.
 const LIMIT: usize = CoreSet::CAPACITY as usize;
-
-/// The most often that a core is passed over before it is tried again: so what a trial costs is not felt.
-const LONGEST_PAUSE: u32 = 1 << 16;
 
 /// The processors, and who is awake on them.
 pub(super) struct Cores {
@@ -52,12 +48,6 @@ struct IdleBell {
     pause: AtomicU32,
     /// How often it is still to be passed over; counted by those who do.
     passes: AtomicU32,
-}
-
-/// How often a core is passed over that took `wake_ns` to wake up and worked for `work_ns`, after `pause` the last time.
-/// What it worked is processor time: a VM may have taken the core from it meanwhile.
-fn next_pause(pause: u32, wake_ns: u64, work_ns: u64) -> u32 {
-    if work_ns >= 2 * wake_ns { 0 } else { (2 * pause).clamp(1, LONGEST_PAUSE) }
 }
 
 impl Cores {
@@ -205,10 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_core_that_is_not_worth_it_is_tried_ever_less_often() {
-        assert_eq!([0, 1, 2, LONGEST_PAUSE].map(|pause| next_pause(pause, 50, 99)), [1, 2, 4, LONGEST_PAUSE]);
-        assert_eq!(next_pause(512, 50, 100), 0);
-
+    fn a_core_is_passed_over_so_often() {
         let cores = Cores::new(vec![5000]);
         cores.asleep[0].store(1, Ordering::Relaxed);
         cores.bells[0].passes.store(2, Ordering::Relaxed);

@@ -348,15 +348,17 @@ impl Entrance {
         }
     }
 
-    /// The receive hypercall of `vm`, again until nothing waits or its ring is full.
-    pub fn receive(&mut self, vm: PortId) {
+    /// The receive hypercall of `vm`, again until nothing waits or its ring is full. Answers whether any frame came by it.
+    pub fn receive(&mut self, vm: PortId) -> bool {
+        let mut any = false;
         loop {
             let entered = self.switch.receive(&mut self.cx, &*self.host, vm);
             if entered.upcalls || entered.faulted {
                 self.service.ring();
             }
+            any |= entered.copied > 0;
             if !entered.more {
-                return;
+                return any;
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Which idle core, if any, does work in a VM's place.
 //!
 //! The work is on the VM's memory, so a core that shares a cache with the VM's home is preferred. Among equals the
-//! work spreads: the caller's turn goes round.
+//! work spreads: the caller's turn goes round. Where it takes a core long to wake up, a host passes over those whose
+//! wake-ups were not worth it.
 
 use crate::host::{CoreId, CoreSet};
 use alloc::vec::Vec;
@@ -39,6 +40,19 @@ pub fn choose(topology: &Topology, idle: CoreSet, home: CoreId, turn: usize) -> 
     if count == 0 { None } else { candidates.iter().nth(turn % count) }
 }
 
+/// The most often that a core is passed over before it is tried again: so what a trial costs is not felt.
+pub const LONGEST_PAUSE: u32 = 1 << 16;
+
+/// How often a core is passed over that took `wake_ns` to wake up and worked for `work_ns`, after `pause` the last time.
+/// What it worked is processor time: a VM may have taken the core from it meanwhile.
+///
+/// A core that works no longer than it takes to wake up, and whoever waits for its work takes again, is worth nothing: who
+/// woke it would have been done before. So is one that others than VMs use, where it comes late. After each such
+/// wake-up it is passed over for a while, twice as long each time, and tried again then.
+pub fn next_pause(pause: u32, wake_ns: u64, work_ns: u64) -> u32 {
+    if work_ns >= 2 * wake_ns { 0 } else { (2 * pause).clamp(1, LONGEST_PAUSE) }
+}
+
 #[cfg(test)]
 mod tests {
     //! The choice is idle, near if it can be, and goes round.
@@ -59,6 +73,12 @@ mod tests {
         assert_eq!(choose(&[1, 2], 3), Some(2));
         assert_eq!(choose(&[2, 3], 0), Some(2), "a far one is better than none");
         assert_eq!(choose(&[1, 2], 9), Some(1), "nothing is known of core 9");
+    }
+
+    #[test]
+    fn a_core_that_is_not_worth_it_is_tried_ever_less_often() {
+        assert_eq!([0, 1, 2, LONGEST_PAUSE].map(|pause| next_pause(pause, 50, 99)), [1, 2, 4, LONGEST_PAUSE]);
+        assert_eq!(next_pause(512, 50, 100), 0);
     }
 
     proptest! {

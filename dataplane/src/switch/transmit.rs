@@ -216,6 +216,7 @@ impl<'a, H: Host> Entry<'a, H> {
         let mut direct = slots;
         let done = port.tx.run(Word::COMPLETE, |tx, word| {
             give_back_all(port, tx, core::mem::take(&mut direct));
+            self.host.spent(Work::Completed { of: port.id, frames: slots.len() as u32 });
             self.work_for_sender(cx, port, tx, word);
         });
         if !done {

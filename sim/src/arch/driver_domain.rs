@@ -98,7 +98,7 @@ impl DriverDomain {
                 for vif in self.vifs.iter_mut().skip(vcpu).step_by(count) {
                     news |= vif.port.enable_kicks(!vif.queue.is_empty());
                 }
-                return if news { Shift::Busy } else { Shift::Blocks };
+                return if news { Shift::Busy } else { Shift::Blocks(None) };
             }
             // First all directions from VMs, then all to VMs.
             let (vm, is_taking) = (vcpu + next % (stops / 2) * count, next < stops / 2);

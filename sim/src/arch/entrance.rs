@@ -138,6 +138,20 @@ impl VmWay<'_> {
         !switch.config().optimisations.preemptive_copy && switch.frames_wait(context, self.vm)
     }
 
+    /// The receive hypercall. Answers whether any frame came by it.
+    fn receive_any(&mut self) -> bool {
+        self.pay_entry();
+        let (seat, vm) = (self.seat, self.vm);
+        let mut any = false;
+        loop {
+            let entered = self.entrance.enter(&seat, |switch, cx| switch.receive(cx, &seat, vm));
+            any |= entered.copied > 0;
+            if !entered.more {
+                return any;
+            }
+        }
+    }
+
     fn pay_entry(&self) {
         self.seat.host.clock.charge(Account::Entry, self.seat.host.prices.hypervisor_entry);
     }
@@ -151,9 +165,7 @@ impl Hypercall for VmWay<'_> {
     }
 
     fn receive(&mut self) {
-        self.pay_entry();
-        let (seat, vm) = (self.seat, self.vm);
-        while self.entrance.enter(&seat, |switch, cx| switch.receive(cx, &seat, vm)).more {}
+        self.receive_any();
     }
 
     fn take_interrupt(&mut self) -> bool {
@@ -165,10 +177,6 @@ impl Hypercall for VmWay<'_> {
     }
 
     fn block(&mut self) -> bool {
-        let frames_wait = self.is_receive_needed();
-        if frames_wait {
-            self.receive();
-        }
-        frames_wait
+        self.is_receive_needed() && self.receive_any()
     }
 }

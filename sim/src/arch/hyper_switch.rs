@@ -1,8 +1,10 @@
 //! Hyper-Switch: the shipping data plane and the shipping control plane, entered on virtual cores.
 
+use super::Shift;
 use super::entrance::{Entrance, Seat};
 use crate::clock::Account;
 use crate::host::SimHost;
+use crate::scenario::HostKind;
 use hyper_switch_controlplane::learning_switch::{Config as LearningConfig, LearningSwitch};
 use hyper_switch_dataplane::api::{Event, Nanos, PortId, Request, VlanMode};
 use hyper_switch_dataplane::host::CoreId;
@@ -25,6 +27,7 @@ pub(crate) struct HyperSwitch {
     /// The service's: for timers and the control plane.
     service: Entrance,
     pub(crate) plane: Plane,
+    kind: HostKind,
 }
 
 /// The control plane, and what is on its way to it and from it.
@@ -44,6 +47,7 @@ impl HyperSwitch {
         vms: usize,
         optimisations: Optimisations,
         pace: Pace,
+        kind: HostKind,
         seed: u64,
     ) -> HyperSwitch {
         let machine = host.prices.machine;
@@ -66,7 +70,7 @@ impl HyperSwitch {
             is_fault_near: false,
             broken: BTreeSet::new(),
         };
-        HyperSwitch { service: Entrance::new(&switch, cores - 1), switch, control, plane }
+        HyperSwitch { service: Entrance::new(&switch, cores - 1), switch, control, plane, kind }
     }
 
     /// The entrance of an idle core.
@@ -97,6 +101,21 @@ impl HyperSwitch {
             self.plane.inbox.push(Event::PortAdded(port.info));
         }
         id
+    }
+
+    /// Tasks of its own: the timekeeper, where timers are a thread's.
+    pub(crate) fn workers(&self) -> usize {
+        usize::from(self.kind == HostKind::Threads)
+    }
+
+    /// The timekeeper's work.
+    pub(crate) fn keep_time(&mut self, host: &SimHost) -> Shift {
+        host.take_timekeeper_signal();
+        let due = host.due_timers(host.clock.now().0);
+        for vm in &due {
+            self.expire(host, *vm);
+        }
+        if due.is_empty() { Shift::Blocks(host.sleep_until()) } else { Shift::Busy }
     }
 
     /// The timer of a VM fires.

@@ -35,15 +35,15 @@ pub(crate) struct Way<'a> {
 pub(crate) enum Shift {
     /// There may be more to do.
     Busy,
-    /// Nothing until a signal.
-    Blocks,
+    /// Nothing until a signal, or this time.
+    Blocks(Option<u64>),
 }
 
 impl Fabric {
     /// Tasks of its own, beside the VMs.
     pub(crate) fn workers(&self) -> usize {
         match self {
-            Fabric::HyperSwitch(_) => 0,
+            Fabric::HyperSwitch(switch) => switch.workers(),
             Fabric::DriverDomain(domain) => domain.workers(),
             Fabric::Vhost(vhost) => vhost.workers(),
         }
@@ -52,7 +52,7 @@ impl Fabric {
     /// Worker `number` works for a while.
     pub(crate) fn step(&mut self, host: &SimHost, number: usize, quantum_ns: u64) -> Shift {
         match self {
-            Fabric::HyperSwitch(_) => Shift::Blocks,
+            Fabric::HyperSwitch(switch) => switch.keep_time(host),
             Fabric::DriverDomain(domain) => domain.step(host, number, quantum_ns),
             Fabric::Vhost(vhost) => vhost.step(host, number, quantum_ns),
         }

@@ -72,7 +72,7 @@ impl Vhost {
         }
         let Tap { port, queue } = &mut self.taps[vm];
         if taken + given == 0 && host.clock.spent_ns() < end_ns {
-            return if port.enable_kicks(!queue.is_empty()) { Shift::Busy } else { Shift::Blocks };
+            return if port.enable_kicks(!queue.is_empty()) { Shift::Busy } else { Shift::Blocks(None) };
         }
         if port.publish() {
             host.signal(TaskId(vm as u16), host.prices.notify, host.prices.notify_awake);

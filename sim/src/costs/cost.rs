@@ -74,6 +74,9 @@ costs! {
     /// Fixed cost of one frame's copy: ring work on the receiver's side and the sender's completion. The bytes come
     /// on top, by the copy table.
     CopyFrame = "copy_frame",
+    /// Giving buffers back to the VM that sent them, any number at once. Its transmit side is taken meanwhile: who finds
+    /// it so leaves word.
+    Complete = "complete",
     /// From an upcall until the control plane's answer is there. It is latency, spent on no simulated core.
     ControlPlane = "control_plane",
     /// A guest's driver and stack for a frame that it sends, of whatever size, without copies of its bytes.

@@ -91,10 +91,8 @@ impl Hypercall for GuestEntrance {
     }
 
     fn block(&mut self) -> bool {
-        let frames_wait = self.frames_wait();
-        if frames_wait {
-            self.entrance.receive(self.port);
-        }
-        frames_wait
+        // Frames that another core has in hand come with an interrupt. Were the VM to stay awake for them, that core might be
+        // this one, whose idle worker waits for the VM to block.
+        self.frames_wait() && self.entrance.receive(self.port)
     }
 }
