@@ -154,7 +154,13 @@ impl SimHost {
             return self.clock.charge(Account::Notifying, awake_ps);
         }
         self.affect(Effect::Signal(task));
-        self.clock.charge(Account::Notifying, if self.is_blocked(task) { blocked_ps } else { awake_ps });
+        let price = match self.is_blocked(task) {
+            false => awake_ps,
+            // Its core needs no message.
+            true if self.home_of(task) == self.clock.core() => blocked_ps.min(self.prices.notify_here),
+            true => blocked_ps,
+        };
+        self.clock.charge(Account::Notifying, price);
     }
 
     /// Takes the timers that are due at `now_ns`: answers whose they are. The timekeeper, if there is one, is awake.
@@ -212,6 +218,11 @@ impl SimHost {
             self.clock.charge(Account::Entry, self.prices.interrupt);
         }
         came
+    }
+
+    /// What it costs to look at something that the core `from` has written.
+    pub(crate) fn lines(&self, from: CoreId) -> u64 {
+        if from == self.clock.core() { 0 } else { self.prices.line }
     }
 
     /// Copies so many bytes that lie in the cache of `from`.

@@ -53,6 +53,11 @@ costs! {
     Notify = "notify",
     /// What the notifying core pays where the VM is awake already: marking the event, and a message to its core.
     NotifyAwake = "notify_awake",
+    /// What a core pays to notify a VM that is blocked and at home on this same core: as `notify`, without the message.
+    NotifyHere = "notify_here",
+    /// Looking at what another core has written: a cache line that comes from there while nothing else is done. Paid once
+    /// for a frame that is received, switched or copied on another core than the one that wrote it.
+    Line = "line",
     /// From a notification until a blocked vCPU begins to be dispatched on an idle core. It is latency: the
     /// notifying core goes on meanwhile.
     WakeLatency = "wake_latency",

@@ -177,6 +177,7 @@ impl Guest {
     fn receive(&mut self, host: &SimHost) -> Result<bool, NicFault> {
         let SimHost { clock, prices, .. } = host;
         let Some(frame) = self.driver.nic.next_frame()? else { return Ok(false) };
+        clock.charge(Account::Receive, host.lines(host.copier(self.number)));
         let bytes = frame.len();
         let Some((ordinal, says)) = self.data.read(frame) else {
             self.wrongs.strange += 1;
