@@ -333,7 +333,10 @@ unsafe fn copy_plain(queue: &mut DeviceQueue, whole: &Frame, frame: FrameRef) ->
     let (head, buffer) = queue.pop_single(total)?;
     // SAFETY: the buffer was translated just now and is long enough; the frame is in flight (all writes).
     unsafe {
-        buffer.write(&PLAIN_IN_ONE_BUFFER);
+        // A driver that uses its buffers again often has the same bytes there. A store would take the line from its core.
+        if buffer.load() != PLAIN_IN_ONE_BUFFER {
+            buffer.write(&PLAIN_IN_ONE_BUFFER);
+        }
         let at = buffer.from(VNET_HDR_BYTES as u32);
         write_header(at, core::slice::from_raw_parts(whole.header, whole.header_bytes.into()));
         if whole.segments != 0 {
