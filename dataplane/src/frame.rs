@@ -361,14 +361,10 @@ impl FrameStore {
         }
     }
 
-    /// Whether a frame has edited headers.
-    ///
-    /// # Safety
-    /// As for [`FrameStore::frame`].
+    /// How many edited headers there is room for.
     #[inline]
-    pub(crate) unsafe fn is_edited(&self, slot: u16) -> bool {
-        // SAFETY: as for `frame`.
-        unsafe { self.frame(slot).first_edit != NO_EDIT }
+    pub(crate) fn edits(&self) -> usize {
+        self.edits.len()
     }
 
     /// An edited header of a frame in flight.

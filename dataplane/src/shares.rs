@@ -72,10 +72,19 @@ impl Shares {
     /// The frames in these words of the queue were taken.
     #[inline]
     pub(crate) fn taken(&self, words: &[u64]) {
-        for run in words.chunk_by(|a, b| FrameRef::have_same_port(*a, *b)) {
-            if let Some(first) = FrameRef::from_word(run[0]) {
-                self.give_back(first.port(), run.len());
-            }
+        let Some(first) = words.first() else { return };
+        // Usually all have one sender, which is seen without a branch a word.
+        if FrameRef::have_same_port(words.iter().fold(0, |differ, word| differ | (word ^ first)), 0) {
+            return self.give_back_run(words);
+        }
+        words.chunk_by(|a, b| FrameRef::have_same_port(*a, *b)).for_each(|run| self.give_back_run(run));
+    }
+
+    /// The frames in these words, of one sender, were taken.
+    #[inline]
+    fn give_back_run(&self, run: &[u64]) {
+        if let Some(first) = run.first().and_then(|word| FrameRef::from_word(*word)) {
+            self.give_back(first.port(), run.len());
         }
     }
 }

@@ -820,12 +820,10 @@ fn finish_copy(port: &Port, tx: &mut TxSide, slot: u16) {
 
 /// As [`give_back`], for several.
 fn give_back_all(port: &Port, tx: &mut TxSide, slots: &[u16]) {
-    // SAFETY: this core has the claim on the sender's transmit side.
-    let is_edited = |slot: &u16| unsafe { port.frames.is_edited(*slot) };
     if let Source::Ring(queue) = &mut tx.source
-        && !slots.iter().any(is_edited)
+        && tx.free_edits.len() == port.frames.edits()
     {
-        // The usual frames: as they came, from a ring.
+        // The usual frames: from a ring, and as they came, since none of the sender's is edited.
         return queue.push_used_all(slots);
     }
     for slot in slots {
