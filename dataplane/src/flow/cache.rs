@@ -32,7 +32,7 @@ impl ExactMatchCache {
     #[inline]
     pub(crate) fn guess(&self, hash: u64) -> FlowIndex {
         let [newer, older] = self.buckets[hash as usize & (BUCKETS - 1)];
-        let entry = if older >> 32 == hash >> 32 { older } else { newer };
+        let entry = if newer >> 32 == hash >> 32 { newer } else { older };
         // An empty entry's number wraps to one that no flow has.
         FlowIndex(if entry >> 32 == hash >> 32 { (entry as u32).wrapping_sub(1) } else { u32::MAX })
     }

@@ -19,6 +19,7 @@ mod display;
 pub mod extract;
 #[cfg(test)]
 pub(crate) mod frames;
+pub mod train;
 pub mod usual;
 
 pub use extract::{Layout, Malformed, Network, Transport, exthdr, extract};

@@ -23,26 +23,17 @@ const UDP_BYTES: u32 = 8;
 /// Bytes 12 to 14 of a frame, as they lie in a little-endian word: the type, and IP version 4 with a header of five words.
 const IPV4_WITHOUT_OPTIONS: u64 = (ETH_IPV4.swap_bytes() as u64) | 0x45 << 16;
 /// Bytes 20 and 21, likewise: "more fragments" and the offset.
-const FRAGMENT: u64 = 0xff3f;
+pub(super) const FRAGMENT: u64 = 0xff3f;
 
 /// The first line of the key of a frame that starts with these words, as they lie in memory, and has `frame_bytes`,
 /// at least [`START_BYTES`]; none if the packet is not a usual one.
 #[inline(always)]
 pub fn key_line(start: [u64; START_WORDS], frame_bytes: u32, in_port: PortId) -> Option<[u64; 8]> {
     let [w0, w1, w2, w3, w4] = start.map(u64::from_le);
-    if w1 >> 32 & 0xff_ffff != IPV4_WITHOUT_OPTIONS || w2 >> 32 & FRAGMENT != 0 {
+    if w1 >> 32 & 0xff_ffff != IPV4_WITHOUT_OPTIONS || w2 >> 32 & FRAGMENT != 0 || !fits(w2, frame_bytes) {
         return None;
     }
     let ip_proto = (w2 >> 56) as u8;
-    let l4_bytes = match ip_proto {
-        IP_TCP => TCP_BYTES,
-        IP_UDP => UDP_BYTES,
-        _ => return None,
-    };
-    let total_bytes = u32::from((w2 as u16).swap_bytes());
-    if total_bytes < IPV4_BYTES + l4_bytes || total_bytes > frame_bytes - ETH_BYTES {
-        return None;
-    }
     let ip_tos = (w1 >> 56) as u8;
     let ip4_src = (w3 >> 16) as u32;
     let ip4_dst = (w3 >> 48 | w4 << 16) as u32;
@@ -57,4 +48,16 @@ pub fn key_line(start: [u64; START_WORDS], frame_bytes: u32, in_port: PortId) ->
         0,
         0,
     ])
+}
+
+/// Whether the third word is one of a TCP or UDP packet whose total length has room for both headers and fits its frame.
+#[inline(always)]
+pub(super) fn fits(w2: u64, frame_bytes: u32) -> bool {
+    let l4_bytes = match (w2 >> 56) as u8 {
+        IP_TCP => TCP_BYTES,
+        IP_UDP => UDP_BYTES,
+        _ => return false,
+    };
+    let total_bytes = u32::from((w2 as u16).swap_bytes());
+    (IPV4_BYTES + l4_bytes..=frame_bytes - ETH_BYTES).contains(&total_bytes)
 }

@@ -15,6 +15,7 @@ use crate::flow::table::{Decision, Flow, FlowIndex, FlowTable};
 use crate::frame::{FrameRef, NO_EDIT, waited_ms};
 use crate::host::{Host, Work};
 use crate::key::extract::{Layout, extract};
+use crate::key::train::Train;
 use crate::key::usual::{self, START_BYTES, START_WORDS};
 use crate::key::{FlowKey, HEADER_BYTES};
 use crate::lanes::{Enabled, MAX_LANES};
@@ -25,6 +26,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::num::NonZeroU64;
+use core::ops::Range;
 use hyper_switch_pvnet::device::PullSlot;
 use hyper_switch_pvnet::header::{VNET_HDR_BYTES, VnetHdr};
 use hyper_switch_pvnet::mem::Segment;
@@ -47,31 +49,40 @@ const PREFIX: u32 = VNET_HDR_BYTES as u32;
 const LARGE_FRAME_BYTES: u32 = 16 * 1024;
 const LARGE_FRAME_BATCH: usize = 4;
 
-/// The frames of one batch: slots of the sender, and what the first pass learns of them.
+/// The frames of one batch: slots of the sender, and what the first pass learns of them. Frames in a row that have the
+/// same key are a [train](Train), which has that key once.
 pub(crate) struct Batch {
     len: usize,
-    /// Which frames have no key and no hash yet: a bit each.
-    unkeyed: u64,
     slots: [u16; BATCH],
     bytes: [u32; BATCH],
+    trains: usize,
+    /// The first frame of each train, and the end of the last train.
+    firsts: [u16; BATCH + 1],
+    /// Which trains have no key and no hash yet: a bit each. They are of one frame.
+    unkeyed: u64,
     hashes: [u64; BATCH],
     /// Where the cache remembers the flow to be.
     guesses: [FlowIndex; BATCH],
     keys: [FlowKey; BATCH],
+    /// What tells whether a frame is of the last train, if that has a key; and the key's hash.
+    last: (Train, u64),
 }
 
-const _: () = assert!(BATCH <= u64::BITS as usize, "a batch has a bit for each of its frames");
+const _: () = assert!(BATCH <= u64::BITS as usize, "a batch has a bit for each of its trains");
 
 impl Default for Batch {
     fn default() -> Batch {
         Batch {
             len: 0,
-            unkeyed: 0,
             slots: [0; BATCH],
             bytes: [0; BATCH],
+            trains: 0,
+            firsts: [0; BATCH + 1],
+            unkeyed: 0,
             hashes: [0; BATCH],
             guesses: [FlowIndex(0); BATCH],
             keys: [FlowKey::ZERO; BATCH],
+            last: (Train::NONE, 0),
         }
     }
 }
@@ -314,23 +325,21 @@ impl<'a, H: Host> Entry<'a, H> {
         batch.clear();
         let mut taken = Taken::default();
         let outcome = queue.available().and_then(|available| {
-            for _ in 0..usize::from(available).min(BATCH) {
-                queue.prefetch(8);
-                let bytes = match queue.pop_single(PREFIX + START_BYTES as u32) {
-                    Some((head, buffer))
-                        if batch.take_plain(&self.switch.table, cache, port, head, buffer) =>
-                    {
-                        buffer.len() - PREFIX
+            let count = usize::from(available).min(BATCH);
+            while (taken.frames as usize) < count {
+                let first = batch.len;
+                let left = count - taken.frames as usize;
+                let declined = batch.take_plain_frames(&self.switch.table, cache, port, queue, left);
+                let bytes = &batch.bytes[first..batch.len];
+                taken.frames += bytes.len() as u64;
+                taken.bytes += bytes.iter().map(|bytes| u64::from(*bytes)).sum::<u64>();
+                if bytes.len() < left {
+                    if let Some(head) = declined {
+                        queue.unpop(head);
                     }
-                    popped => {
-                        if let Some((head, _)) = popped {
-                            queue.unpop(head);
-                        }
-                        self.take_any(batch, port, queue)?
-                    }
-                };
-                taken.frames += 1;
-                taken.bytes += u64::from(bytes);
+                    taken.bytes += u64::from(self.take_any(batch, port, queue)?);
+                    taken.frames += 1;
+                }
             }
             Ok(())
         });
@@ -405,6 +414,7 @@ impl<'a, H: Host> Entry<'a, H> {
     }
 
     /// The two passes over the batch.
+    #[inline(never)]
     fn switch_batch(&mut self, cx: &mut CoreContext, port: &Port, tx: &mut TxSide) {
         let switch = self.switch;
         let table = &switch.table;
@@ -413,51 +423,82 @@ impl<'a, H: Host> Entry<'a, H> {
         if batch.unkeyed != 0 {
             self.extract_keys(batch, cache, port, tx);
         }
-        let len = batch.len.min(BATCH);
-        for (guess, hash) in batch.guesses[..len].iter_mut().zip(&batch.hashes[..len]) {
+        let trains = batch.trains.min(BATCH);
+        for (guess, hash) in batch.guesses[..trains].iter_mut().zip(&batch.hashes[..trains]) {
             *guess = cache.guess(*hash);
             table.prefetch(*guess);
             crate::prefetch(self.counters.flows.as_ptr().wrapping_add(guess.0 as usize));
         }
+        batch.firsts[trains] = batch.len as u16;
         let stamp = FrameRef::new(port.id, 0, NO_EDIT, self.now_ms);
         let mut hits = 0;
-        for at in 0..len {
-            let (slot, hash, key) = (batch.slots[at], batch.hashes[at], &batch.keys[at]);
-            // Behind a packet of the same flow that waits, this one waits too.
-            if !tx.asked.is_empty() && tx.asked.contains(&Asked { hash, for_flow: true }) {
-                self.hold(port, tx, slot, key, hash, None);
-                continue;
-            }
-            let flow = match table.covering(batch.guesses[at], key) {
-                Some(flow) => {
-                    hits += 1;
+        let mut end = 0;
+        for train in 0..trains {
+            let mut frames = end..usize::from(batch.firsts[train + 1]);
+            end = frames.end;
+            let (hash, key) = (batch.hashes[train], &batch.keys[train]);
+            // Behind a packet of the same flow that waits, these wait too.
+            let waits = !tx.asked.is_empty() && tx.asked.contains(&Asked { hash, for_flow: true });
+            let flow = match table.covering(batch.guesses[train], key) {
+                Some(flow) if !waits => {
+                    hits += frames.len() as u64;
                     flow
                 }
-                None => match self.find_in_table(cache, key, hash) {
+                _ => match self.find_or_hold(cache, port, tx, batch, train, &mut frames) {
                     Some(flow) => flow,
-                    None => {
-                        self.hold(port, tx, slot, key, hash, Some(UpcallReason::Miss));
-                        continue;
-                    }
+                    None => continue,
                 },
             };
-            self.count_flow(flow.index, batch.bytes[at]);
+            let mut bytes = 0;
+            let packets = frames.len() as u64;
             match flow.decision() {
                 Decision::Single(to) => {
-                    // Its one copy was noted when the frame was taken.
-                    outputs.add(to, stamp.with_slot(slot));
+                    for (slot, frame_bytes) in batch.slots[frames.clone()].iter().zip(&batch.bytes[frames]) {
+                        bytes += u64::from(*frame_bytes);
+                        // Its one copy was noted when the frame was taken.
+                        outputs.add(to, stamp.with_slot(*slot));
+                    }
                 }
                 Decision::Program(program) => {
-                    // The batch's single outputs come on top, and are not checked one by one.
-                    if program.outputs + BATCH > outputs.room() {
-                        self.dispatch(outputs, push, port, tx);
+                    for (slot, frame_bytes) in batch.slots[frames.clone()].iter().zip(&batch.bytes[frames]) {
+                        bytes += u64::from(*frame_bytes);
+                        // The batch's single outputs come on top, and are not checked one by one.
+                        if program.outputs + BATCH > outputs.room() {
+                            self.dispatch(outputs, push, port, tx);
+                        }
+                        self.execute(outputs, port, tx, (*slot, key, hash), &program.actions);
                     }
-                    self.execute(outputs, port, tx, (slot, key, hash), &program.actions);
                 }
             }
+            self.count_flow(flow.index, packets, bytes);
         }
         self.counters.activity.cache_hits.add(hits);
         self.dispatch(outputs, push, port, tx);
+    }
+
+    /// The flow for those frames of a train that are not to wait, if the cache does not remember it or some wait already.
+    /// The others are held, and no longer among its `frames`.
+    #[inline]
+    fn find_or_hold(
+        &mut self,
+        cache: &mut ExactMatchCache,
+        port: &Port,
+        tx: &mut TxSide,
+        batch: &Batch,
+        train: usize,
+        frames: &mut Range<usize>,
+    ) -> Option<Flow<'a>> {
+        let (hash, key) = (batch.hashes[train], &batch.keys[train]);
+        while frames.start < frames.end {
+            let waits = tx.asked.contains(&Asked { hash, for_flow: true });
+            if !waits && let Some(flow) = self.find_in_table(cache, key, hash, frames.len()) {
+                return Some(flow);
+            }
+            let slot = batch.slots[frames.start];
+            self.hold(port, tx, slot, key, hash, (!waits).then_some(UpcallReason::Miss));
+            frames.start += 1;
+        }
+        None
     }
 
     /// Makes the keys of those frames of the batch that have none yet. Frames without a key are dropped from it.
@@ -466,36 +507,49 @@ impl<'a, H: Host> Entry<'a, H> {
     /// have just written waits until both have left the core.
     #[inline(never)]
     fn extract_keys(&mut self, batch: &mut Batch, cache: &ExactMatchCache, port: &Port, tx: &mut TxSide) {
-        let taken = batch.len.min(BATCH);
-        let mut len = 0;
-        for at in 0..taken {
-            let (slot, bytes) = (batch.slots[at], batch.bytes[at]);
-            if batch.unkeyed >> at & 1 == 0 {
-                batch.hashes[len] = batch.hashes[at];
-                batch.keys.swap(len, at);
+        let trains = batch.trains.min(BATCH);
+        batch.firsts[trains] = batch.len as u16;
+        (batch.len, batch.trains) = (0, 0);
+        for from in 0..trains {
+            let frames = batch.frames(from);
+            let to = batch.trains;
+            if batch.unkeyed >> from & 1 == 0 {
+                batch.hashes[to] = batch.hashes[from];
+                batch.keys.swap(to, from);
             } else {
+                let (slot, bytes) = (batch.slots[frames.start], batch.bytes[frames.start]);
                 // SAFETY: this core has the claim on the sender's transmit side.
                 let header = unsafe { port.frames.header(slot) };
-                let key = &mut batch.keys[len];
+                let key = &mut batch.keys[to];
                 if let Err(malformed) = extract(header, bytes, port.in_port, 0, key) {
                     self.drop_frame(port, tx, slot, malformed.into());
                     continue;
                 }
-                batch.hashes[len] = self.switch.table.hash(key);
-                port.frames.slot(slot).set_hash(batch.hashes[len]);
-                cache.prefetch(batch.hashes[len]);
+                let hash = self.switch.table.hash(key);
+                batch.hashes[to] = hash;
+                port.frames.slot(slot).set_hash(hash);
+                cache.prefetch(hash);
             }
-            (batch.slots[len], batch.bytes[len]) = (slot, bytes);
-            len += 1;
+            batch.firsts[to] = batch.len as u16;
+            batch.slots.copy_within(frames.clone(), batch.len);
+            batch.bytes.copy_within(frames.clone(), batch.len);
+            batch.len += frames.len();
+            batch.trains += 1;
         }
-        batch.len = len;
     }
 
-    fn find_in_table(&self, cache: &mut ExactMatchCache, key: &FlowKey, hash: u64) -> Option<Flow<'a>> {
+    /// The flow in the table for so many frames of a key; if there is none, the first of them missed.
+    fn find_in_table(
+        &self,
+        cache: &mut ExactMatchCache,
+        key: &FlowKey,
+        hash: u64,
+        frames: usize,
+    ) -> Option<Flow<'a>> {
         let found = self.switch.table.find(key);
         match found {
             Some(flow) => {
-                self.counters.activity.table_hits.add(1);
+                self.counters.activity.table_hits.add(frames as u64);
                 cache.insert(hash, flow.index);
             }
             None => self.counters.activity.misses.add(1),
@@ -504,10 +558,10 @@ impl<'a, H: Host> Entry<'a, H> {
     }
 
     #[inline]
-    fn count_flow(&self, index: FlowIndex, bytes: u32) {
+    fn count_flow(&self, index: FlowIndex, packets: u64, bytes: u64) {
         let flow = &self.counters.flows[index.0 as usize];
-        flow.packets.add(1);
-        flow.bytes.add(bytes.into());
+        flow.packets.add(packets);
+        flow.bytes.add(bytes);
         flow.used.set(self.now.0);
     }
 
@@ -713,9 +767,9 @@ impl<'a, H: Host> Entry<'a, H> {
                 // One before it may have missed again, and so asked again: then it waits behind that one, even
                 // if the flow has come meanwhile. No other of its flow has an upcall of its own.
                 let behind = tx.asked.contains(&Asked { hash, for_flow: true });
-                let found = if behind { None } else { self.find_in_table(cache, &key, hash) };
+                let found = if behind { None } else { self.find_in_table(cache, &key, hash, 1) };
                 if let Some(flow) = found {
-                    self.count_flow(flow.index, bytes);
+                    self.count_flow(flow.index, 1, bytes.into());
                     let single;
                     let actions = match flow.decision() {
                         Decision::Single(to) => {
@@ -915,7 +969,7 @@ fn frame_bytes(bytes: u32) -> Result<u32, DropReason> {
 
 impl Batch {
     fn clear(&mut self) {
-        (self.len, self.unkeyed) = (0, 0);
+        (self.len, self.trains, self.unkeyed, self.last.0) = (0, 0, 0, Train::NONE);
     }
 
     fn add(&mut self, port: &Port, slot: u16, bytes: u32) {
@@ -924,8 +978,59 @@ impl Batch {
         port.frames.set_copies(slot, 1);
         self.slots[at] = slot;
         self.bytes[at] = bytes;
-        self.unkeyed |= 1 << at;
         self.len = at + 1;
+        self.begin_unkeyed(at);
+    }
+
+    /// The frame at `at` begins a train without a key.
+    #[inline]
+    fn begin_unkeyed(&mut self, at: usize) {
+        self.unkeyed |= 1 << self.trains;
+        self.firsts[self.trains] = at as u16;
+        self.trains += 1;
+        self.last.0 = Train::NONE;
+    }
+
+    /// The places of a train's frames, once the end of the last train is known.
+    #[inline]
+    fn frames(&self, train: usize) -> Range<usize> {
+        usize::from(self.firsts[train])..usize::from(self.firsts[train + 1])
+    }
+
+    /// Takes frames off the ring as long as there are some and [`Batch::take_plain`] takes them, `count` at the most.
+    /// Answers the head of the one that it did not take, if it was popped.
+    #[inline(never)]
+    fn take_plain_frames(
+        &mut self,
+        table: &FlowTable,
+        cache: &ExactMatchCache,
+        port: &Port,
+        queue: &mut DeviceQueue,
+        count: usize,
+    ) -> Option<u16> {
+        let bytes = PREFIX + START_BYTES as u32;
+        if let Some(queue) = queue.as_split() {
+            return self.take_popped(table, cache, port, count, || queue.pop_single(bytes));
+        }
+        self.take_popped(table, cache, port, count, || queue.pop_single(bytes))
+    }
+
+    #[inline(always)]
+    fn take_popped(
+        &mut self,
+        table: &FlowTable,
+        cache: &ExactMatchCache,
+        port: &Port,
+        count: usize,
+        mut pop: impl FnMut() -> Option<(u16, Segment)>,
+    ) -> Option<u16> {
+        for _ in 0..count {
+            let (head, buffer) = pop()?;
+            if !self.take_plain(table, cache, port, head, buffer) {
+                return Some(head);
+            }
+        }
+        None
     }
 
     /// Adds the frame in `buffer`, which has room for a `virtio_net_hdr` and [`START_BYTES`], if its slot is free and
@@ -954,15 +1059,24 @@ impl Batch {
         let Some(place) = (unsafe { port.frames.fill_plain(slot, frame, start) }) else { return false };
         (self.slots[at], self.bytes[at]) = (slot, frame.len());
         self.len = at + 1;
+        if self.last.0.has(start, frame.len()) {
+            place.set_hash(self.last.1);
+            return true;
+        }
         match usual::key_line(start, frame.len(), port.in_port) {
             Some(line) => {
                 let hash = table.hash_line(&line);
                 cache.prefetch(hash);
                 place.set_hash(hash);
-                self.hashes[at] = hash;
-                self.keys[at].set_line(line);
+                self.last = (Train::of(start), hash);
+                // There are no more trains than frames: said so that it is not asked at each place.
+                let train = self.trains.min(at);
+                self.firsts[train] = at as u16;
+                self.hashes[train] = hash;
+                self.keys[train].set_line(line);
+                self.trains = train + 1;
             }
-            None => self.unkeyed |= 1 << at,
+            None => self.begin_unkeyed(at),
         }
         true
     }

@@ -276,15 +276,6 @@ impl DeviceQueue {
         each!(&mut self.format, queue => queue.unpop(head));
     }
 
-    /// Starts the load of the descriptor of a chain that will be popped `ahead` entries from now. A packed ring's
-    /// descriptors follow each other, and need no hint.
-    #[inline]
-    pub fn prefetch(&self, ahead: u16) {
-        if let Format::Split(queue) = &self.format {
-            queue.prefetch(ahead);
-        }
-    }
-
     /// Follows the chain from `head`, which was just taken, and appends its buffers to `segments`. Answers the bytes
     /// that they hold together. A packed ring's chain is no longer there once anything was given back.
     ///

@@ -4,7 +4,7 @@ use super::layout::{Desc, NO_NOTIFY, SplitLayout};
 use crate::mem::{GuestMemory, Segment};
 use crate::ring::buffers::{Buffers, Table};
 use crate::ring::device::{MAX_SEGMENTS, QueueFeatures, RingFault, Segments};
-use crate::ring::layout::{DESC_BYTES, DESC_INDIRECT, DESC_NEXT, DESC_WRITE};
+use crate::ring::layout::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE};
 use crate::ring::position::Position;
 use crate::ring::suppression::Suppression;
 use alloc::sync::Arc;
@@ -165,21 +165,6 @@ impl SplitDevice {
     }
 
     #[inline]
-    pub(crate) fn prefetch(&self, ahead: u16) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let entry = self.layout.avail_entry(self.next_avail.get().wrapping_add(ahead));
-            let head = u16::from_le(entry.load(Ordering::Relaxed)) & self.layout.mask;
-            let desc = self.layout.desc.wrapping_add(usize::from(head) * DESC_BYTES as usize);
-            // SAFETY: a prefetch reads nothing; any address will do.
-            unsafe { _mm_prefetch(desc.cast(), _MM_HINT_T0) }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = ahead;
-    }
-
-    #[inline]
     pub(crate) fn walk(&self, head: u16, segments: &mut Segments) -> Result<u32, RingFault> {
         debug_assert!(head < self.size());
         // SAFETY: the layout was validated for `size` descriptors; `memory` keeps it mapped.
@@ -319,7 +304,7 @@ mod tests {
     use super::*;
     use crate::mem::MemoryFault;
     use crate::ring::device::Direction;
-    use crate::ring::layout::QueueAddrs;
+    use crate::ring::layout::{DESC_BYTES, QueueAddrs};
 
     const SIZE: u16 = 8;
     const TABLE: u64 = 0x1000;
