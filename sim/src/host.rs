@@ -6,7 +6,8 @@
 use crate::clock::{Account, Clock};
 use crate::memory::Memory;
 use crate::prices::Prices;
-use crate::scenario::HostKind;
+use crate::random::Random;
+use crate::scenario::{HostKind, Scenario};
 use hyper_switch_dataplane::api::{Nanos, PortId};
 use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState, Work};
 use hyper_switch_dataplane::policy::offload::next_pause;
@@ -19,8 +20,8 @@ pub(crate) struct TaskId(pub(crate) u16);
 /// What a step does to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// A task has been signalled; if it was blocked it is to wake up.
-    Signal(TaskId),
+    /// A task has been signalled; if it was blocked it is to wake up: at once, if it is at home where it was signalled.
+    Signal(TaskId, bool),
     /// An idle core is sent the message to work.
     Message(CoreId),
     /// A VM's timer is to fire then.
@@ -28,6 +29,9 @@ pub(crate) enum Effect {
     /// Somebody is to look for upcalls, and, if it is said, for ports that broke.
     Upcalls { faulted: bool },
 }
+
+/// The stream of random numbers that tells how entries vary.
+const ENTRIES: u64 = 2 << 32;
 
 /// Nobody has signalled.
 const NEVER: u64 = u64::MAX;
@@ -55,11 +59,18 @@ pub(crate) struct SimHost {
     /// Whoever comes to this time lets others go first.
     horizon_ns: Cell<u64>,
     memory: Memory,
+    /// Guests read and write what they send and receive, not only its headers.
+    touches_payload: bool,
+    /// By how much entries vary, and the stream that tells how.
+    jitter: f64,
+    random: RefCell<Random>,
 }
 
 impl SimHost {
     /// A host of so many tasks, whose first are the VMs. The next is the timekeeper, where that is a task.
-    pub(crate) fn new(prices: Prices, kind: HostKind, vms: usize, tasks: usize) -> SimHost {
+    pub(crate) fn new(scenario: &Scenario, tasks: usize) -> SimHost {
+        let prices = Prices::new(&scenario.costs, scenario.machine);
+        let vms = scenario.vms.len();
         // One core more: the control plane's.
         let cores = usize::from(prices.machine.cores) + 1;
         SimHost {
@@ -70,13 +81,16 @@ impl SimHost {
             copiers: vec![Cell::default(); tasks],
             idle: Cell::new(CoreSet::EMPTY),
             effects: RefCell::new(Vec::with_capacity(64)),
-            kind,
+            kind: scenario.host,
             timers: vec![Cell::new(NEVER); vms],
             timekeeper: TaskId(vms as u16),
             timekeeper_until_ns: Cell::new(0),
             passes: vec![Cell::new(0); cores],
             horizon_ns: Cell::new(NEVER),
             memory: Memory::new(prices.memory_byte_ns),
+            touches_payload: scenario.socket_copies,
+            jitter: scenario.jitter,
+            random: RefCell::new(Random::new(scenario.seed, ENTRIES)),
             prices,
         }
     }
@@ -133,6 +147,10 @@ impl SimHost {
         self.copiers[usize::from(vm)].set(core);
     }
 
+    fn vms(&self) -> impl Iterator<Item = PortId> + use<> {
+        (0..self.timers.len() as u16).map(PortId)
+    }
+
     /// Takes the timer of a VM, if it is due.
     pub(crate) fn take_timer(&self, vm: PortId, now_ns: u64) -> bool {
         let at = &self.timers[usize::from(vm.0)];
@@ -153,11 +171,12 @@ impl SimHost {
         if was_signalled {
             return self.clock.charge(Account::Notifying, awake_ps);
         }
-        self.affect(Effect::Signal(task));
+        // Its core needs no message if it is this one.
+        let is_here = self.home_of(task) == self.clock.core();
+        self.affect(Effect::Signal(task, is_here));
         let price = match self.is_blocked(task) {
             false => awake_ps,
-            // Its core needs no message.
-            true if self.home_of(task) == self.clock.core() => blocked_ps.min(self.prices.notify_here),
+            true if is_here => blocked_ps.min(self.prices.notify_here),
             true => blocked_ps,
         };
         self.clock.charge(Account::Notifying, price);
@@ -166,8 +185,7 @@ impl SimHost {
     /// Takes the timers that are due at `now_ns`: answers whose they are. The timekeeper, if there is one, is awake.
     pub(crate) fn due_timers(&self, now_ns: u64) -> Vec<PortId> {
         self.timekeeper_until_ns.set(0);
-        let vms = (0..self.timers.len() as u16).map(PortId);
-        vms.filter(|vm| self.take_timer(*vm, now_ns)).collect()
+        self.vms().filter(|vm| self.take_timer(*vm, now_ns)).collect()
     }
 
     /// The timekeeper heard that it was signalled, if it was.
@@ -209,6 +227,13 @@ impl SimHost {
             signal.set(NEVER);
         }
         came
+    }
+
+    /// A way into the hypervisor and back. What it takes varies a little from one time to the next.
+    pub(crate) fn pay_entry(&self) {
+        let unit = self.random.borrow_mut().unit();
+        let factor = 1.0 + self.jitter * (2.0 * unit - 1.0);
+        self.clock.charge(Account::Entry, (self.prices.hypervisor_entry as f64 * factor) as u64);
     }
 
     /// Takes the interrupt of a VM, if one is pending, which costs what it costs.
@@ -268,7 +293,14 @@ impl Host for SimHost {
         let idle = self.idle.get();
         match self.kind {
             HostKind::Hypervisor => idle,
+            // As the daemon has it: a core of a VM that is awake is about to be used, and as many VMs as there are cores
+            // will use all of them.
             HostKind::Threads => {
+                let awake = || self.vms().filter(|vm| self.run_state(*vm) != RunState::Blocked);
+                if idle.is_empty() || awake().count() >= usize::from(self.prices.machine.cores) {
+                    return CoreSet::EMPTY;
+                }
+                let idle = awake().map(|vm| self.home(vm)).fold(idle, CoreSet::without);
                 let passed = idle.iter().filter(|core| self.is_passed_over(*core));
                 passed.fold(idle, CoreSet::without)
             }
@@ -309,12 +341,22 @@ impl Host for SimHost {
             Work::Switched { frames, .. } => {
                 self.clock.charge(Account::Switching, u64::from(frames) * switch_frame);
             }
-            Work::Completed { .. } => self.clock.charge(Account::Copying, self.prices.complete),
+            Work::Completed { of, .. } => {
+                let lines = self.lines(self.home(of));
+                self.clock.charge(Account::Copying, self.prices.complete + lines);
+            }
             Work::Missed { .. } => self.clock.charge(Account::Switching, flow_miss),
             Work::Copied { from, to, bytes } => {
                 self.set_copier(to.0, self.clock.core());
                 self.clock.charge(Account::Copying, copy_frame);
-                self.copy(Account::Copying, self.home(from), bytes as usize);
+                if self.touches_payload {
+                    self.copy(Account::Copying, self.home(from), bytes as usize);
+                } else {
+                    // What nobody touches stays in the cache of whoever copies it; headers come from elsewhere.
+                    self.copy(Account::Copying, self.clock.core(), bytes as usize);
+                    let lines = self.lines(self.home(from)) + self.lines(self.home(to));
+                    self.clock.charge(Account::Copying, lines);
+                }
             }
         }
     }

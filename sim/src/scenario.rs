@@ -93,6 +93,9 @@ pub struct Scenario {
     pub verifies: bool,
     /// How long a step of a task is: shorter is truer, and slower to simulate.
     pub quantum: Duration,
+    /// By how much of itself what an entry into the hypervisor takes varies, of `0..1`. No machine does the same thing in the
+    /// same time twice; without it, cores that meet once meet at every turn, or never.
+    pub jitter: f64,
     /// What passes before the measurement begins.
     pub warmup: Duration,
     /// What is measured.
@@ -135,6 +138,9 @@ pub enum ScenarioError {
         /// What.
         what: &'static str,
     },
+    /// Nothing varies by so much.
+    #[error("entries vary by 0 to less than 1 of themselves, not by {0}")]
+    Jitter(f64),
     /// There is no memory for the stacks of so many tasks.
     #[error("no memory for the tasks' stacks: {0}")]
     Stack(String),
@@ -178,6 +184,9 @@ impl Scenario {
         }
         if self.vms.is_empty() || self.vms.len() > MOST_VMS {
             return Err(ScenarioError::Vms(self.vms.len()));
+        }
+        if !(0.0..1.0).contains(&self.jitter) {
+            return Err(ScenarioError::Jitter(self.jitter));
         }
         for (what, is_zero) in [
             ("the quantum", self.quantum.is_zero()),

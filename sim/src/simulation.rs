@@ -24,7 +24,6 @@ use crate::fiber::Fiber;
 use crate::guest::program::Score;
 use crate::guest::{Guest, GuestConfig, Step};
 use crate::host::{Effect, SimHost, TaskId};
-use crate::prices::Prices;
 use crate::random::Random;
 use crate::scenario::{Arch, HostKind, Latency, Outcome, Scenario, ScenarioError, VmOutcome, VmSpec};
 use crate::scheduler::Scheduler;
@@ -189,10 +188,9 @@ impl<'w> Simulation<'w> {
             Guest::new(&config, random).map_err(|why| ScenarioError::Nic { vm: number, why: why.to_string() })
         };
         let guests = scenario.vms.iter().enumerate().map(guest).collect::<Result<Vec<_>, _>>()?;
-        let prices = Prices::new(&scenario.costs, machine);
         // Whatever carries the frames has at most a task for each VM, and at most one more.
         let tasks = 2 * guests.len() + 1;
-        let host = Rc::new(SimHost::new(prices, scenario.host, guests.len(), tasks));
+        let host = Rc::new(SimHost::new(&scenario, tasks));
         let nics = || guests.iter().map(Guest::nic);
         let fabric = match arch {
             Arch::HyperSwitch => {
@@ -490,7 +488,7 @@ impl<'w> Simulation<'w> {
         self.host.take_effects(&mut effects);
         for (at_ns, effect) in effects.drain(..) {
             match effect {
-                Effect::Signal(task) => self.signalled(task, at_ns),
+                Effect::Signal(task, is_here) => self.signalled(task, at_ns, is_here),
                 Effect::Message(core) => {
                     self.cores[usize::from(core.0)].asked_ns = at_ns;
                     self.events.push(at_ns + self.host.prices.idle_wake / 1_000, Event::Message(core));
@@ -507,12 +505,13 @@ impl<'w> Simulation<'w> {
         self.effects = effects;
     }
 
-    fn signalled(&mut self, task: TaskId, at_ns: u64) {
+    fn signalled(&mut self, task: TaskId, at_ns: u64, is_here: bool) {
         let sleep = &mut self.sleeps[usize::from(task.0)];
         // Who is awake looks before it blocks.
         if !sleep.is_awake && !sleep.is_waking {
             sleep.is_waking = true;
-            self.events.push(at_ns + self.host.prices.wake_latency / 1_000, Event::Wake(task));
+            let latency_ns = if is_here { 0 } else { self.host.prices.wake_latency / 1_000 };
+            self.events.push(at_ns + latency_ns, Event::Wake(task));
         }
     }
 
@@ -648,7 +647,7 @@ impl<'w> Simulation<'w> {
         }
         // A signal of a step that is still under way.
         if let Some(at_ns) = self.host.signalled(task) {
-            self.signalled(task, at_ns);
+            self.signalled(task, at_ns, false);
         }
     }
 

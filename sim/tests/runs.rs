@@ -29,6 +29,7 @@ fn scenario(arch: Arch, pairs: u16, workload: Workload) -> Scenario {
         socket_copies: true,
         verifies: true,
         quantum: Duration::from_micros(10),
+        jitter: 0.1,
         warmup: Duration::from_millis(5),
         duration: Duration::from_millis(20),
     }

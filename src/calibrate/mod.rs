@@ -113,17 +113,21 @@ fn measure(effort: &Effort, json: bool) -> Result<Measured, Failure> {
     now("a core that threads take turns on");
     let (dispatch, nap) = (waking::turns(cpu, batches)?, waking::naps(cpu, batches)?);
     now("timers and interrupts");
-    let (timer, interrupt) = thread::scope(|scope| {
-        core::on_core(scope, cpu, || (waking::timer(batches), waking::interrupt(batches))).join()
+    let (timer, interrupt, claim) = thread::scope(|scope| {
+        let work = || (waking::timer(batches), waking::interrupt(batches), waking::claim(batches));
+        core::on_core(scope, cpu, work).join()
     })?;
+    let mut line = None;
     let waking = match near.or(far) {
         None => None,
         Some(other) => {
+            now("lines that threads write to each other");
+            line = Some(waking::line(cpu, other, batches)?);
             now("threads that wake each other up");
             let usual = waking::wake(cpu, other, Class::Usual, batches)?;
             now("idle workers that are woken up");
             Some((usual, waking::wake(cpu, other, Class::Idle, batches)?))
         }
     };
-    Ok(Measured { copies, switching, whole, dispatch, nap, timer, interrupt, waking })
+    Ok(Measured { copies, switching, whole, dispatch, nap, timer, interrupt, claim, line, waking })
 }

@@ -29,6 +29,10 @@ pub(super) struct Measured {
     pub(super) nap: Figure,
     pub(super) timer: Figure,
     pub(super) interrupt: Interrupting,
+    /// A claim taken and let go.
+    pub(super) claim: Figure,
+    /// A line from another core, where there are two.
+    pub(super) line: Option<Figure>,
     /// Threads as VMs' are and as idle workers are, where there are two cores.
     pub(super) waking: Option<(Waking, Waking)>,
 }
@@ -50,6 +54,8 @@ impl Measured {
             Cost::SwitchEntry => *entry,
             Cost::SwitchFrame => *frame,
             Cost::FlowMiss => *miss,
+            Cost::Complete => self.claim,
+            Cost::Line => self.line?,
             Cost::CopyFrame => copied.less(self.own_ns((SMALL_BYTES + VNET_HDR_BYTES) as u32)),
             Cost::SendFrame => *send,
             Cost::ReceiveFrame => *receive,
@@ -147,6 +153,10 @@ impl Measured {
                  bytes by `copy.own`",
                 frames_at_once(SMALL_BYTES)
             ),
+            Cost::Complete => {
+                "two locked instructions and a fence on a line of the core's own: the claim on the sender's side".into()
+            }
+            Cost::Line => "two threads on two cores that answer each other by a word of memory, a turn".into(),
             Cost::SendFrame | Cost::ReceiveFrame => format!(
                 "a guest of bare frames without a stack, {} frames of {SMALL_BYTES} bytes a poll, without its entries",
                 frames_at_once(SMALL_BYTES)
@@ -170,6 +180,9 @@ impl Measured {
                 "A VM of this process enters the switch by a call (`hyper-switch pair` without --entry-cost). A VM exit is \
                  not measured, as giving a guest's memory to KVM takes unsafe code, of which this program has none.",
             ),
+            Cost::NotifyHere => {
+                assumed(0.0, "Contained in `block`: a thread that wakes another one up on its own core.")
+            }
             Cost::ControlPlane => assumed(
                 2.0 * (table.get(Cost::Notify) + table.get(Cost::WakeLatency) + table.get(Cost::Dispatch)),
                 "The switch's service and its control plane are each woken up.",
@@ -268,6 +281,8 @@ mod tests {
             dispatch: figure(17.0),
             nap: figure(37.0),
             timer: figure(18.0),
+            claim: of(21.0),
+            line: Some(of(22.0)),
             interrupt: Interrupting { notify: figure(5.0), take: figure(19.0) },
             waking: Some((waking(100.0), waking(200.0))),
         }
@@ -296,6 +311,9 @@ mod tests {
         for (cost, ns) in [
             (Cost::HypervisorEntry, 0.0),
             (Cost::Interrupt, 19.0),
+            (Cost::NotifyHere, 0.0),
+            (Cost::Complete, 21.0),
+            (Cost::Line, 22.0),
             (Cost::Notify, 100.0),
             (Cost::NotifyAwake, 5.0),
             (Cost::WakeLatency, 84.0),

@@ -1,4 +1,4 @@
-//! What threads pay to wake each other up, to fall asleep, to take turns on a core, and for a timer; and how long it
+//! What threads pay to look at what others wrote, to wake each other up, to fall asleep, to take turns on a core, and for a timer; and how long it
 //! takes until who was woken runs.
 
 use super::core::on_core;
@@ -10,7 +10,7 @@ use hyper_switch_pvnet::priority::run_only_when_idle;
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 use std::hint::{black_box, spin_loop};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -237,6 +237,51 @@ pub(super) fn interrupt(batches: usize) -> Interrupting {
     let batch = |_| (each(GuestBell::ring), each(|bell| assert!(bell.take(), "a bell that was rung")));
     let (notify, take) = (0..batches).map(batch).unzip();
     Interrupting { notify: Figure::of(notify), take: Figure::of(take) }
+}
+
+/// What it takes to see what a thread on another core has just written.
+pub(super) fn line(here: usize, there: usize, batches: usize) -> Result<Figure, Failure> {
+    // One batch more, until the other thread is there.
+    let turns = (batches as u32 + 1) * TURNS;
+    let turn = &AtomicU32::new(0);
+    let answers = move |first: u32, last: u32| {
+        for number in (first..last).step_by(2) {
+            while turn.load(Ordering::Acquire) != number {
+                spin_loop();
+            }
+            turn.store(number + 1, Ordering::Release);
+        }
+    };
+    thread::scope(|scope| {
+        let other = on_core(scope, there, move || answers(1, turns));
+        let here = on_core(scope, here, move || {
+            let batch = |batch: u32| {
+                let begin = Instant::now();
+                answers(batch * TURNS, (batch + 1) * TURNS);
+                nanoseconds(begin.elapsed()) / f64::from(TURNS)
+            };
+            batch(0);
+            Figure::of((1..=batches as u32).map(batch).collect())
+        });
+        let figure = here.join();
+        other.join()?;
+        figure
+    })
+}
+
+/// What it takes to take a claim and to let it go, with a fence between: on the core that it is called on, whose the line is.
+pub(super) fn claim(batches: usize) -> Figure {
+    let word = AtomicU32::new(0);
+    let batch = || {
+        let begin = Instant::now();
+        for _ in 0..TURNS {
+            black_box(&word).fetch_or(1, Ordering::AcqRel);
+            fence(Ordering::SeqCst);
+            black_box(&word).swap(0, Ordering::AcqRel);
+        }
+        nanoseconds(begin.elapsed()) / f64::from(TURNS)
+    };
+    Figure::of((0..batches).map(|_| batch()).collect())
 }
 
 fn thread_cpu_ns() -> u64 {

@@ -153,7 +153,7 @@ impl VmWay<'_> {
     }
 
     fn pay_entry(&self) {
-        self.seat.host.clock.charge(Account::Entry, self.seat.host.prices.hypervisor_entry);
+        self.seat.host.pay_entry();
     }
 }
 
