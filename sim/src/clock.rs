@@ -54,7 +54,7 @@ accounts! {
 pub(crate) const ACCOUNTS: usize = Account::ALL.len();
 
 /// Picoseconds in a nanosecond: costs are counted in the former, lest those of a fraction of a nanosecond be lost.
-const PS: u64 = 1_000;
+pub(crate) const PS: u64 = 1_000;
 
 /// A duration of so many nanoseconds in picoseconds.
 pub(crate) fn ps(ns: f64) -> u64 {

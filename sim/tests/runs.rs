@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const STREAM: Workload = Workload::Stream { frame_bytes: 1514, window_bytes: 1 << 18, ack_every: 2 };
 const LARGE: Workload = Workload::Stream { frame_bytes: 65_226, window_bytes: 1 << 20, ack_every: 2 };
-const REQUESTS: Workload = Workload::Requests { frame_bytes: 60, think_us: 0.0 };
+const REQUESTS: Workload = Workload::Requests { frame_bytes: 60, think_us: 0.0, server_computes: false };
 
 fn scenario(arch: Arch, pairs: u16, workload: Workload) -> Scenario {
     Scenario {

@@ -9,8 +9,8 @@ pub(crate) mod frame;
 pub(crate) mod program;
 
 use crate::arch::entrance::Seat;
-use crate::clock::Account;
-use crate::host::SimHost;
+use crate::clock::{Account, PS};
+use crate::host::{SimHost, TaskId};
 use crate::random::Random;
 use frame::{Says, Template};
 use hyper_switch_pvnet::guest::doorbell::Pace;
@@ -79,6 +79,9 @@ pub(crate) struct Guest {
     data_bytes: usize,
     copies: bool,
     verifies: bool,
+    computes: bool,
+    /// It has nothing else to do than to compute before this time, but for an interrupt.
+    computes_until_ns: u64,
     ordinal: u64,
     heard: Option<u64>,
     pub(crate) wrongs: Wrongs,
@@ -110,6 +113,8 @@ impl Guest {
             data_bytes,
             copies,
             verifies,
+            computes: workload.computes(side),
+            computes_until_ns: 0,
             ordinal: 0,
             heard: None,
             wrongs: Wrongs::default(),
@@ -134,6 +139,13 @@ impl Guest {
     ) -> Result<Step, NicFault> {
         let host = seat.host;
         let clock = &host.clock;
+        let now_ns = clock.now().0;
+        let is_interrupted = || host.signalled(TaskId(self.number)).is_some_and(|at_ns| at_ns <= now_ns);
+        if now_ns < self.computes_until_ns && !is_interrupted() {
+            clock.charge(Account::Application, quantum_ns * PS);
+            return Ok(Step::Busy);
+        }
+        self.computes_until_ns = 0;
         let end_ns = clock.spent_ns() + quantum_ns;
         self.driver.wake(hypercall);
         let mut is_busy = false;
@@ -170,7 +182,12 @@ impl Guest {
             return Ok(Step::Busy);
         }
         // Without a transmit buffer it is the switch that says when to go on.
-        Ok(Step::Blocks(if self.driver.nic.is_tx_starved() { None } else { until_ns }))
+        let until_ns = if self.driver.nic.is_tx_starved() { None } else { until_ns };
+        if self.computes {
+            self.computes_until_ns = until_ns.unwrap_or(u64::MAX);
+            return Ok(Step::Busy);
+        }
+        Ok(Step::Blocks(until_ns))
     }
 
     /// Takes the next frame; `false` if there is none.

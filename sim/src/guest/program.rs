@@ -53,6 +53,10 @@ pub enum Workload {
         /// From an answer to the next question.
         #[serde(default)]
         think_us: f64,
+        /// The server's VM computes something else while there is no question, so that it runs all the time. It takes
+        /// an interrupt at the end of a quantum.
+        #[serde(default)]
+        server_computes: bool,
     },
     /// Nothing: the VM is only there.
     Idle,
@@ -95,6 +99,11 @@ impl Workload {
             _ => return Ok(()),
         };
         if value > 0.0 && value.is_finite() { Ok(()) } else { Err(ScenarioError::Zero { what }) }
+    }
+
+    /// Whether that end's VM never blocks.
+    pub fn computes(&self, side: Side) -> bool {
+        side == Side::Server && matches!(self, Workload::Requests { server_computes: true, .. })
     }
 
     /// Bytes of a frame without data.
