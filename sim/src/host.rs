@@ -58,7 +58,7 @@ pub(crate) struct SimHost {
     passes: Vec<Cell<u32>>,
     /// Whoever comes to this time lets others go first.
     horizon_ns: Cell<u64>,
-    memory: Memory,
+    pub(crate) memory: Memory,
     /// Guests read and write what they send and receive, not only its headers.
     touches_payload: bool,
     /// By how much entries vary, and the stream that tells how.

@@ -19,11 +19,33 @@ pub(crate) struct Memory {
     window: Cell<u64>,
     bytes: Cell<f64>,
     slowdown: Cell<f64>,
+    book: Cell<MemoryBook>,
+}
+
+/// All copies so far: their bytes, and these by how much the copies were slowed down.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MemoryBook {
+    bytes: f64,
+    slowed_bytes: f64,
+}
+
+impl MemoryBook {
+    /// How many times as long as alone the copies since `base` took.
+    pub(crate) fn slowdown_since(&self, base: MemoryBook) -> f64 {
+        let bytes = self.bytes - base.bytes;
+        if bytes > 0.0 { (self.slowed_bytes - base.slowed_bytes) / bytes } else { 1.0 }
+    }
 }
 
 impl Memory {
     pub(crate) fn new(byte_ns: f64) -> Memory {
-        Memory { byte_ns, window: Cell::new(0), bytes: Cell::new(0.0), slowdown: Cell::new(1.0) }
+        Memory {
+            byte_ns,
+            window: Cell::new(0),
+            bytes: Cell::new(0.0),
+            slowdown: Cell::new(1.0),
+            book: Cell::default(),
+        }
     }
 
     /// How many times as long as alone a copy of so many bytes takes that begins now. Times do not go back.
@@ -36,7 +58,17 @@ impl Memory {
             self.bytes.set(0.0);
         }
         self.bytes.set(self.bytes.get() + bytes);
-        self.slowdown.get()
+        let (book, slowdown) = (self.book.get(), self.slowdown.get());
+        self.book.set(MemoryBook {
+            bytes: book.bytes + bytes,
+            slowed_bytes: book.slowed_bytes + bytes * slowdown,
+        });
+        slowdown
+    }
+
+    /// All copies so far.
+    pub(crate) fn book(&self) -> MemoryBook {
+        self.book.get()
     }
 
     /// A window is over, and this many in all until the one that begins.

@@ -170,7 +170,8 @@ impl Scenario {
             let side = if number.is_multiple_of(2) { Side::Client } else { Side::Server };
             VmSpec { peer: number ^ 1, side, workload }
         };
-        (0..2 * pairs).map(vm).collect()
+        // What is more than numbers go is more than a run may have, too.
+        (0..pairs.saturating_mul(2)).map(vm).collect()
     }
 
     /// Says why it cannot be run, if so.
@@ -236,12 +237,30 @@ pub struct Outcome {
     pub latency_ns: Option<Latency>,
     /// What each core did: nanoseconds by account, in the order of [`Account::ALL`].
     pub cores_ns: Vec<Vec<u64>>,
+    /// For how long each task had a core, in nanoseconds: the VMs in the order of their numbers, then what the
+    /// architecture has beside them (a driver domain's vCPUs, a vhost worker for each VM).
+    pub tasks_ns: Vec<u64>,
+    /// How many times as long as alone the copies took on average, by their bytes, as all cores share the memory.
+    pub memory_slowdown: f64,
     /// Frames dropped by what carries them, from the beginning on.
     pub dropped: u64,
     /// Events that happened, from the beginning on.
     pub events: u64,
-    /// The hash of all that happened.
+    /// The hash of all that happened. 16 hexadecimal digits in files, as not every reader of JSON has 64 bits.
+    #[serde(with = "hexadecimal")]
     pub hash: u64,
+}
+
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(hash: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{hash:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        u64::from_str_radix(&String::deserialize(deserializer)?, 16).map_err(D::Error::custom)
+    }
 }
 
 /// Quantiles of a latency, in nanoseconds.

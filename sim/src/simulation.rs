@@ -24,6 +24,7 @@ use crate::fiber::Fiber;
 use crate::guest::program::Score;
 use crate::guest::{Guest, GuestConfig, Step};
 use crate::host::{Effect, SimHost, TaskId};
+use crate::memory::MemoryBook;
 use crate::random::Random;
 use crate::scenario::{Arch, HostKind, Latency, Outcome, Scenario, ScenarioError, VmOutcome, VmSpec};
 use crate::scheduler::Scheduler;
@@ -146,6 +147,8 @@ pub struct Simulation<'w> {
     scheduler: Scheduler,
     cores: Vec<Core>,
     sleeps: Vec<Sleep>,
+    /// For how long each task has had a core.
+    tasks_ns: Vec<u64>,
     /// When the control plane is called next.
     control_plane_ns: u64,
     events: Events<Event>,
@@ -160,6 +163,8 @@ pub struct Simulation<'w> {
 struct Base {
     vms: Vec<VmOutcome>,
     books: Vec<[u64; ACCOUNTS]>,
+    tasks_ns: Vec<u64>,
+    memory: MemoryBook,
 }
 
 impl<'w> Simulation<'w> {
@@ -247,6 +252,7 @@ impl<'w> Simulation<'w> {
             cores: (0..machine.cores).map(|_| core()).collect(),
             scheduler: Scheduler::new(scenario.scheduler, machine, tasks),
             sleeps: vec![Sleep::default(); tasks],
+            tasks_ns: vec![0; guests.len() + fabric.workers()],
             control_plane_ns: NEVER,
             events: Events::new(),
             effects: Vec::with_capacity(64),
@@ -334,7 +340,12 @@ impl<'w> Simulation<'w> {
 
     fn measure(&mut self) {
         self.scores.iter().for_each(|score| score.borrow_mut().latencies_ns.reset());
-        self.base = Some(Base { vms: self.vm_outcomes(), books: self.host.clock.books() });
+        self.base = Some(Base {
+            vms: self.vm_outcomes(),
+            books: self.host.clock.books(),
+            tasks_ns: self.tasks_ns.clone(),
+            memory: self.host.memory.book(),
+        });
     }
 
     fn vm_outcomes(&self) -> Vec<VmOutcome> {
@@ -357,6 +368,7 @@ impl<'w> Simulation<'w> {
     pub fn outcome(&mut self) -> Outcome {
         let mut vms = self.vm_outcomes();
         let mut books = self.host.clock.books();
+        let (mut tasks_ns, mut memory) = (self.tasks_ns.clone(), MemoryBook::default());
         let measure_ns = nanos(self.scenario.warmup);
         if let Some(base) = &self.base {
             for (vm, base) in vms.iter_mut().zip(&base.vms) {
@@ -370,6 +382,8 @@ impl<'w> Simulation<'w> {
             for (book, base) in books.iter_mut().zip(&base.books) {
                 book.iter_mut().zip(base).for_each(|(ns, base)| *ns -= base);
             }
+            tasks_ns.iter_mut().zip(&base.tasks_ns).for_each(|(ns, base)| *ns -= base);
+            memory = base.memory;
         }
         // The last is the control plane's, which is on no core of the machine.
         books.pop();
@@ -392,6 +406,8 @@ impl<'w> Simulation<'w> {
             vms,
             latency_ns: latencies.map(latency),
             cores_ns: books.into_iter().map(|book| book.to_vec()).collect(),
+            tasks_ns,
+            memory_slowdown: self.host.memory.book().slowdown_since(memory),
             dropped: self.dropped(),
             events: self.trace.events(),
             hash: self.trace.hash(),
@@ -621,6 +637,7 @@ impl<'w> Simulation<'w> {
             Mode::Task(blocks) => {
                 self.scheduler.ran(core, took_ns);
                 let task = self.scheduler.running(core).expect("a task's step is over");
+                self.tasks_ns[usize::from(task.0)] += took_ns;
                 match blocks {
                     Some(until_ns) if self.host.signalled(task).is_none_or(|at_ns| at_ns > self.now_ns) => {
                         self.block(core, task, until_ns);
