@@ -33,7 +33,6 @@ pub mod experiment;
 pub mod host;
 pub mod log_filter;
 pub mod machine;
-pub mod optimisations;
 pub mod owned_socket;
 pub mod pair;
 pub mod plot;
@@ -42,3 +41,5 @@ pub mod progress;
 pub mod report;
 pub mod table;
 pub mod vm;
+
+pub use hyper_switch_sim::optimisations;

@@ -127,8 +127,9 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Which row of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which row of a table. Written as in a table: `hypervisor_entry`, `copy.own`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Row {
     /// One figure.
     Cost(Cost),
@@ -144,6 +145,32 @@ impl fmt::Display for Row {
         }
     }
 }
+
+impl Row {
+    /// All of them, in the order of a table.
+    pub fn all() -> impl Iterator<Item = Row> {
+        Cost::ALL.into_iter().map(Row::Cost).chain(Locality::ALL.into_iter().map(Row::Copy))
+    }
+}
+
+impl From<Row> for String {
+    fn from(row: Row) -> String {
+        row.to_string()
+    }
+}
+
+impl TryFrom<String> for Row {
+    type Error = NoRow;
+
+    fn try_from(name: String) -> Result<Row, NoRow> {
+        Row::all().find(|row| row.to_string() == name).ok_or(NoRow(name))
+    }
+}
+
+/// A name that no row has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no cost `{0}`; there are {all}", all = Row::all().map(|row| row.to_string()).collect::<Vec<_>>().join(", "))]
+pub struct NoRow(String);
 
 /// Why a text is no cost table.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -264,6 +291,24 @@ impl CostTable {
         self.ns[at] = row.value;
         self.draft.cost[at] = row;
         Ok(())
+    }
+
+    /// Makes a row so many times as high.
+    ///
+    /// # Errors
+    /// By that factor it is no possible figure; the table is as before.
+    pub fn scale(&mut self, row: Row, factor: f64) -> Result<(), CostError> {
+        match row {
+            Row::Cost(cost) => {
+                let row = &self.draft.cost[cost as usize];
+                self.set(CostRow { value: row.value * factor, ..row.clone() })
+            }
+            Row::Copy(locality) => {
+                let mut row = self.draft.copy.row(locality).clone();
+                row.points.iter_mut().for_each(|(_, ns)| *ns *= factor);
+                self.set_copy(locality, row)
+            }
+        }
     }
 
     /// Puts other points in the place of a locality's.

@@ -6,6 +6,10 @@
 //!
 //! | module | noun |
 //! | --- | --- |
+//! | [`plan`] | an experiment: what differs between its points, and what all have in common |
+//! | [`sweep`] | all points of a plan, on all cores |
+//! | [`saturation`] | what was used up at a point |
+//! | [`optimisations`] | the three optimisations, as the user writes them |
 //! | [`scenario`] | what a run is made of, and what came of it |
 //! | [`simulation`] | a run: cores, tasks, steps, in one order of events |
 //! | [`costs`] | what work costs, each figure with its source |
@@ -29,11 +33,15 @@ mod guest;
 mod host;
 pub mod machine;
 mod memory;
+pub mod optimisations;
+pub mod plan;
 mod prices;
 mod random;
+pub mod saturation;
 pub mod scenario;
 pub mod scheduler;
 pub mod simulation;
+pub mod sweep;
 mod trace;
 
 pub use clock::Account;
