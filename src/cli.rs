@@ -1,7 +1,9 @@
 //! The command line: what the user may say, and what is made of it.
 
+mod sim;
 mod vm;
 
+pub use sim::{SimOptions, SimRun};
 pub use vm::{AccelChoice, VmOptions};
 
 use crate::config::{self, CommandLine, ConfigFile, RunOptions};
@@ -45,6 +47,8 @@ pub enum Command {
     Run(RunOptions),
     /// Measure pairs of VMs that talk to each other.
     Pair(PairOptions),
+    /// Simulate machines that we do not have.
+    Sim(SimOptions),
     /// Boot two guests on a switch.
     Vm(VmOptions),
     /// Ask a running switch.
@@ -196,6 +200,9 @@ enum Subcommands {
     /// Measure pairs of VMs that talk to each other across the switch
     #[command(after_help = PAIR_EXAMPLES)]
     Pair(PairArgs),
+    /// Simulate the switch on machines that we do not have: the paper's figure, and plans of one's own
+    #[command(after_help = sim::EXAMPLES)]
+    Sim(sim::SimArgs),
     /// Boot two small Linux guests in QEMU on a switch, and measure what they do with each other
     #[command(after_help = vm::EXAMPLES)]
     Vm(vm::VmArgs),
@@ -367,6 +374,8 @@ Examples:
       hyper-switch pair
   The same between two Linux guests in QEMU:
       hyper-switch vm
+  The paper's figure, on its 32 cores, simulated:
+      hyper-switch sim fig2 --report out
   A switch with two TAP ports, and a look at what it learned:
       hyper-switch run --port tap:hp0 --port tap:hp1
       hyper-switch ctl flows
@@ -488,6 +497,7 @@ impl Invocation {
                 (Command::Run(RunOptions::combine(line, file)?), file_log)
             }
             Subcommands::Pair(args) => (Command::Pair(args.into_options()?), None),
+            Subcommands::Sim(args) => (Command::Sim(args.into_options()), None),
             Subcommands::Vm(args) => (Command::Vm(args.into_options()?), None),
             Subcommands::Ctl(args) => (Command::Ctl(args.into_options()), None),
             Subcommands::Calibrate(CalibrateArgs { json, out, quick }) => {

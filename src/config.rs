@@ -7,12 +7,12 @@
 use crate::exit::{Failure, FailureKind};
 use crate::optimisations::OptimisationSet;
 use crate::port_spec::{PortSpec, PortTable};
+use crate::source::Source;
 use crate::{core_list::CoreList, ctl::socket, log_filter::LogFilter};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
@@ -139,60 +139,22 @@ impl ConfigFile {
         }
 
         let source = Source { path, text };
+        let fault = |span, message: &str| {
+            source.fault(span, message).with_help("`hyper-switch run --help` shows a file with every key")
+        };
         let document: Document =
-            toml::from_str(text).map_err(|e| source.fault(e.span().unwrap_or_default(), e.message()))?;
+            toml::from_str(text).map_err(|e| fault(e.span().unwrap_or_default(), e.message()))?;
         let mut ports = Vec::with_capacity(document.port.len());
         for table in document.port {
             let span = table.span();
             let place = Place::File { path: path.to_owned(), line: source.line(span.start).number };
             match PortSpec::try_from(table.into_inner()) {
                 Ok(spec) => ports.push((spec, place)),
-                Err(error) => return Err(source.fault(span, &error.to_string())),
+                Err(error) => return Err(fault(span, &error.to_string())),
             }
         }
         let Document { cores, optimisations, ctl, log, learning, .. } = document;
         Ok(ConfigFile { ports, cores, optimisations, ctl, learning, log })
-    }
-}
-
-/// A file's text, to point into.
-struct Source<'a> {
-    path: &'a Path,
-    text: &'a str,
-}
-
-struct Line<'a> {
-    /// Counted from 1.
-    number: usize,
-    text: &'a str,
-    /// Where in the file the line starts.
-    start: usize,
-}
-
-impl<'a> Source<'a> {
-    /// The line that the byte at `offset` is in.
-    fn line(&self, offset: usize) -> Line<'a> {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let text = self.text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
-        Line { number: before.matches('\n').count() + 1, text, start }
-    }
-
-    /// An error about `span`, with its line shown and the span underlined as far as the line goes.
-    fn fault(&self, span: Range<usize>, message: &str) -> Failure {
-        let line = self.line(span.start);
-        let width = |range: Range<usize>| self.text.get(range).map_or(0, |text| text.chars().count());
-        let indent = width(line.start..span.start);
-        let underlined = width(span.start..span.end.min(line.start + line.text.len())).max(1);
-        let (path, number, text) = (self.path.display(), line.number, line.text);
-        let gutter = " ".repeat(number.to_string().len());
-        let message = format!(
-            "{path}, line {number}: {message}\n {number} | {text}\n {gutter} | {}{}",
-            " ".repeat(indent),
-            "^".repeat(underlined),
-        );
-        Failure::new(FailureKind::Configuration, message)
-            .with_help("`hyper-switch run --help` shows a file with every key")
     }
 }
 

@@ -14,7 +14,8 @@
 //! | [`calibrate`] | what the switch's work costs on this machine |
 //! | [`host`] | the thread host: workers, service, control plane |
 //! | [`experiment`] | what a matrix of measurements came to: table, CSV, JSON, a page with figures |
-//! | [`plot`] | figures as SVG |
+//! | [`sim`] | the simulator's plans, and what came of them: table, CSV, JSON, a page with figures |
+//! | [`plot`], [`page`] | figures as SVG; pages of HTML |
 //! | [`machine`] | the machine that something was measured on |
 //! | [`optimisations`] | the three optimisations, as the user writes them |
 //! | [`table`] | plain text tables, and numbers as people read them |
@@ -30,15 +31,19 @@ pub mod ctl;
 pub mod daemon;
 pub mod exit;
 pub mod experiment;
+mod folder;
 pub mod host;
 pub mod log_filter;
 pub mod machine;
 pub mod owned_socket;
+pub mod page;
 pub mod pair;
 pub mod plot;
 pub mod port_spec;
 pub mod progress;
 pub mod report;
+pub mod sim;
+mod source;
 pub mod table;
 pub mod vm;
 

@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use hyper_switch::cli::{Command, CtlOptions, Invocation, PairOptions};
+use hyper_switch::cli::{Command, CtlOptions, Invocation, PairOptions, SimOptions, SimRun};
 use hyper_switch::ctl::{client, render};
 use hyper_switch::exit::{Failure, FailureKind};
-use hyper_switch::{calibrate, daemon, pair, vm};
+use hyper_switch::{calibrate, daemon, pair, sim, vm};
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
@@ -34,6 +34,9 @@ fn execute(invocation: Invocation) -> Result<(), Failure> {
             let calibration = calibrate::run(&options)?;
             if options.json { print_json(&calibration) } else { print(&calibration.render()) }
         }
+        Command::Sim(SimOptions::List) => print(&sim::list()),
+        Command::Sim(SimOptions::Print(plan)) => print(&sim::text(&plan)?),
+        Command::Sim(SimOptions::Run(options)) => simulate(&options),
         Command::Vm(options) if options.print_command => print(&vm::commands(&options)?),
         Command::Vm(options) => {
             let report = vm::run(&options)?;
@@ -52,6 +55,14 @@ fn experiment(options: &PairOptions) -> Result<(), Failure> {
     }
     let printed = if options.json { print_json(&report) } else { print(&report.render()) };
     printed.and(outcome)
+}
+
+fn simulate(options: &SimRun) -> Result<(), Failure> {
+    let report = sim::run(options)?;
+    if let Some(folder) = &options.report {
+        report.write(folder)?;
+    }
+    if options.json { print_json(&report) } else { print(&report.render()) }
 }
 
 fn ctl(options: &CtlOptions) -> Result<(), Failure> {

@@ -21,6 +21,8 @@ const LEGEND_STEP: i32 = 24;
 const MARKER_RADIUS: f64 = 6.0;
 /// From the middle of an error bar's end to its side.
 const ERROR_BAR_END: i32 = 4;
+/// Pixels of a dash, and between two.
+const DASHES: (u32, u32) = (7, 5);
 const FONT: &str = "sans-serif";
 const LABEL_SIZE: i32 = 12;
 /// Corners and rotation, in turns, of the markers. The first is round enough to be a circle.
@@ -59,6 +61,61 @@ pub struct Lines {
     pub y_axis: String,
     /// Each line: its name, and its values by where they are on the horizontal axis, in that order.
     pub series: Vec<(String, Vec<(f64, Value)>)>,
+    /// What is shown beside the lines.
+    pub marks: Vec<Mark>,
+}
+
+/// A value from elsewhere that a line is to be compared with.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// What the legend calls it.
+    pub name: String,
+    /// The number of the line, whose colour and marker it has, hollow.
+    pub series: usize,
+    /// Where on the horizontal axis; without it, it is drawn across, dashed.
+    pub x: Option<f64>,
+    /// The value.
+    pub y: f64,
+}
+
+/// Lines of values that come in any order: a line for each name, in the order of the names' first values.
+pub fn series(values: impl Iterator<Item = (String, f64, Value)>) -> Vec<(String, Vec<(f64, Value)>)> {
+    let values: Vec<_> = values.collect();
+    let line = |name: String| {
+        let mut of_name: Vec<_> =
+            values.iter().filter(|(of, ..)| *of == name).map(|(_, x, value)| (*x, *value)).collect();
+        of_name.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        (name, of_name)
+    };
+    distinct(values.iter().map(|(name, ..)| name.clone())).into_iter().map(line).collect()
+}
+
+/// Bars of values that come in any order: the groups and the series, each in the order of its first value.
+pub fn groups(
+    values: impl Iterator<Item = (String, String, Value)>,
+) -> (Vec<String>, Vec<(String, Vec<Option<Value>>)>) {
+    let values: Vec<_> = values.collect();
+    let groups = distinct(values.iter().map(|(group, ..)| group.clone()));
+    let bars = |name: String| {
+        let bar = |group: &String| {
+            values.iter().find(|(of, series, _)| of == group && *series == name).map(|(.., value)| *value)
+        };
+        let bars = groups.iter().map(bar).collect();
+        (name, bars)
+    };
+    let series = distinct(values.iter().map(|(_, name, _)| name.clone())).into_iter().map(bars).collect();
+    (groups, series)
+}
+
+/// Each thing once, where it was first.
+pub fn distinct<T: PartialEq>(things: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = Vec::new();
+    for thing in things {
+        if !seen.contains(&thing) {
+            seen.push(thing);
+        }
+    }
+    seen
 }
 
 /// Bars that stand side by side in groups.
@@ -90,7 +147,8 @@ impl Lines {
         ticks.dedup();
         let end = ticks.last().copied().unwrap_or(1.0) * 1.05;
         let ticks = Ticks { end, at: ticks.into_iter().map(|x| (x, x.to_string())).collect() };
-        let y_end = top(values().map(|(_, value)| value));
+        let marked = self.marks.iter().map(|mark| mark.y);
+        let y_end = top(values().map(|(_, value)| value.high).chain(marked));
         let mut chart = axes(&chart, &self.title, (&self.x_axis, ticks), (&self.y_axis, y_end))?;
         for (index, (name, values)) in self.series.iter().enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
@@ -100,10 +158,33 @@ impl Lines {
             chart.draw_series(
                 line.map(|at| EmptyElement::at(at) + Polygon::new(marker(index, (0, 0)), colour)),
             )?;
-            let y = 50 + LEGEND_STEP * index as i32;
+            let y = legend_entry(&legend, index, name)?;
             legend.draw(&PathElement::new([(0, y), (36, y)], colour.stroke_width(2)))?;
             legend.draw(&Polygon::new(marker(index, (18, y)), colour))?;
-            legend.draw(&Text::new(name.clone(), (44, y - LABEL_SIZE / 3), (FONT, LABEL_SIZE)))?;
+        }
+        for (Mark { name, series, x, y }, entry) in self.marks.iter().zip(self.series.len()..) {
+            let colour = COLOURS[series % COLOURS.len()];
+            let at = legend_entry(&legend, entry, name)?;
+            let outline = |(x, y)| {
+                let mut corners = marker(*series, (x, y));
+                corners.push(corners[0]);
+                PathElement::new(corners, colour.stroke_width(2))
+            };
+            match x {
+                Some(x) => {
+                    chart.draw_series([EmptyElement::at((*x, *y)) + outline((0, 0))])?;
+                    legend.draw(&outline((18, at)))?;
+                }
+                None => {
+                    let (dash, gap) = DASHES;
+                    let across = [(0.0, *y), (end, *y)];
+                    chart.draw_series(DashedLineSeries::new(across, dash, gap, colour.stroke_width(1)))?;
+                    for left in (0..36).step_by((dash + gap) as usize) {
+                        let right = (left + dash as i32).min(36);
+                        legend.draw(&PathElement::new([(left, at), (right, at)], colour.stroke_width(1)))?;
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -117,7 +198,7 @@ impl Bars {
 
     fn draw(&self, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
         let (chart, legend) = area.split_horizontally(PICTURE.0 - BARS_LEGEND_WIDTH);
-        let y_end = top(self.series.iter().flat_map(|(_, values)| values.iter().flatten()));
+        let y_end = top(self.series.iter().flat_map(|(_, values)| values.iter().flatten()).map(|v| v.high));
         let middle = |(group, name): (usize, &String)| (group as f64 + 0.5, name.clone());
         let ticks = Ticks {
             end: self.groups.len().max(1) as f64,
@@ -136,9 +217,8 @@ impl Bars {
                     Rectangle::new([(x, 0.0), (x + width, value.middle)], shade.filled())
                 }))?;
             bars().try_for_each(|(x, value)| error_bar(&mut chart, x + width / 2.0, &value, BLACK))?;
-            let y = 50 + LEGEND_STEP * index as i32;
+            let y = legend_entry(&legend, index, name)?;
             legend.draw(&Rectangle::new([(8, y - 8), (28, y + 8)], shade.filled()))?;
-            legend.draw(&Text::new(name.clone(), (44, y - LABEL_SIZE / 3), (FONT, LABEL_SIZE)))?;
         }
         Ok(())
     }
@@ -213,9 +293,16 @@ fn axes<'a, 'b>(
     Ok(chart)
 }
 
+/// Writes the name of the legend's entry number `index`, and answers how high its sign is to be.
+fn legend_entry(legend: &Area<'_>, index: usize, name: &str) -> Result<i32, Box<dyn Error>> {
+    let y = 50 + LEGEND_STEP * index as i32;
+    legend.draw(&Text::new(name.to_owned(), (44, y - LABEL_SIZE / 3), (FONT, LABEL_SIZE)))?;
+    Ok(y)
+}
+
 /// Where the vertical axis ends, so that all values are on it.
-fn top<'v>(values: impl Iterator<Item = &'v Value>) -> f64 {
-    match values.map(|value| value.high).fold(0.0, f64::max) {
+fn top(values: impl Iterator<Item = f64>) -> f64 {
+    match values.fold(0.0, f64::max) {
         0.0 => 1.0,
         highest => highest * 1.08,
     }
@@ -286,6 +373,7 @@ mod tests {
             x_axis: "VM pairs".into(),
             y_axis: "Gb/s".into(),
             series: vec![series("hyper-switch", 9.0), series("vhost", 5.0)],
+            marks: vec![],
         }
     }
 

@@ -4,7 +4,8 @@
 use super::{ExperimentReport, Metric, Point, PointReport, Spread};
 use crate::cli::{Arch, Workload};
 use crate::optimisations::OptimisationSet;
-use crate::plot::{Bars, Lines, Value};
+use crate::page::Figure;
+use crate::plot::{Bars, Lines, Value, distinct, groups, series};
 
 /// What is shown over the number of pairs, where it was measured.
 const OVER_PAIRS: [Metric; 5] =
@@ -12,15 +13,7 @@ const OVER_PAIRS: [Metric; 5] =
 /// What is shown by sets of optimisations, where it was measured.
 const ABLATION: [Metric; 3] = [Metric::Throughput, Metric::Transactions, Metric::P50];
 
-/// A picture of the report.
-pub(super) struct Figure {
-    /// The name of its file, without a folder.
-    pub(super) file: String,
-    /// What it shows, in a sentence.
-    pub(super) caption: String,
-    /// The picture.
-    pub(super) svg: String,
-}
+const SPREAD: &str = "Points and bars are medians, error bars go from the lowest to the highest run";
 
 /// All figures of the report, workload by workload.
 pub(super) fn figures(report: &ExperimentReport) -> Vec<Figure> {
@@ -44,24 +37,19 @@ fn over_pairs(workload: Workload, metric: Metric, points: &[&PointReport]) -> Op
     let fullest = points.iter().filter_map(|point| point.point.optimisations).max_by_key(|set| set.len());
     let shown =
         points.iter().filter(|point| point.point.optimisations.is_none_or(|set| Some(set) == fullest));
-    let shown: Vec<_> = shown.filter_map(|point| Some((point.point, value(point, metric)?))).collect();
-    let line = |system: String| {
-        let of_system = shown.iter().filter(|(point, _)| point.system() == system);
-        let mut values: Vec<_> = of_system.map(|(point, value)| (f64::from(point.pairs), *value)).collect();
-        values.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-        (system, values)
-    };
-    let series: Vec<_> =
-        distinct(shown.iter().map(|(point, _)| point.system())).into_iter().map(line).collect();
+    let shown = shown.filter_map(|point| {
+        Some((point.point.system(), f64::from(point.point.pairs), value(point, metric)?))
+    });
     let lines = Lines {
         title: format!("{}: {}", workload.name(), metric.axis()),
         x_axis: "number of VM pairs".to_owned(),
         y_axis: metric.axis().to_owned(),
-        series,
+        series: series(shown),
+        marks: vec![],
     };
-    (!shown.is_empty()).then(|| Figure {
+    (!lines.series.is_empty()).then(|| Figure {
         file: format!("{}-{}.svg", workload.name(), metric.key()),
-        caption: format!("{}: {}, by the number of pairs of VMs", workload.name(), metric.axis()),
+        caption: format!("{}: {}, by the number of pairs of VMs. {SPREAD}", workload.name(), metric.axis()),
         svg: lines.to_svg(),
     })
 }
@@ -70,29 +58,22 @@ fn over_pairs(workload: Workload, metric: Metric, points: &[&PointReport]) -> Op
 fn ablation(workload: Workload, metric: Metric, points: &[&PointReport]) -> Option<Figure> {
     let measured =
         |point: &&PointReport| Some((point.point, point.point.optimisations?, value(point, metric)?));
-    let shown: Vec<(Point, OptimisationSet, Value)> = points.iter().filter_map(measured).collect();
-    let mut sets = distinct(shown.iter().map(|(_, set, _)| *set));
-    sets.sort_by_key(|set| set.len());
-    let mut numbers = distinct(shown.iter().map(|(point, ..)| point.pairs));
-    numbers.sort_unstable();
-    let series = |pairs: u16| {
-        let bar = |set: &OptimisationSet| {
-            shown.iter().find(|(point, of, _)| point.pairs == pairs && of == set).map(|(.., value)| *value)
-        };
-        let name = if pairs == 1 { "1 pair".to_owned() } else { format!("{pairs} pairs") };
-        (name, sets.iter().map(bar).collect())
-    };
+    let mut shown: Vec<(Point, OptimisationSet, Value)> = points.iter().filter_map(measured).collect();
+    shown.sort_by_key(|(point, set, _)| (set.len(), point.pairs));
+    let name = |pairs: u16| if pairs == 1 { "1 pair".to_owned() } else { format!("{pairs} pairs") };
+    let (groups, series) =
+        groups(shown.iter().map(|(point, set, value)| (set.to_string(), name(point.pairs), *value)));
     let bars = Bars {
         title: format!("{}: {}, by optimisations", workload.name(), metric.axis()),
         x_axis: "optimisations that are on".to_owned(),
         y_axis: metric.axis().to_owned(),
-        groups: sets.iter().map(OptimisationSet::to_string).collect(),
-        series: numbers.into_iter().map(series).collect(),
+        groups,
+        series,
     };
-    (sets.len() > 1).then(|| Figure {
+    (bars.groups.len() > 1).then(|| Figure {
         file: format!("{}-ablation-{}.svg", workload.name(), metric.key()),
         caption: format!(
-            "{}: {} of {}, by the optimisations that are on",
+            "{}: {} of {}, by the optimisations that are on. {SPREAD}",
             workload.name(),
             metric.axis(),
             Arch::HyperSwitch.name()
@@ -104,17 +85,6 @@ fn ablation(workload: Workload, metric: Metric, points: &[&PointReport]) -> Opti
 fn value(point: &PointReport, metric: Metric) -> Option<Value> {
     let Spread { median, min, max, .. } = point.metrics.get(&metric)?;
     Some(Value { middle: *median, low: *min, high: *max })
-}
-
-/// Each thing once, where it was first.
-fn distinct<T: PartialEq>(things: impl Iterator<Item = T>) -> Vec<T> {
-    let mut seen = Vec::new();
-    for thing in things {
-        if !seen.contains(&thing) {
-            seen.push(thing);
-        }
-    }
-    seen
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use super::figures::figures;
 use super::page::page;
 use super::{ExperimentReport, Metric};
-use crate::exit::{Failure, FailureKind};
-use std::fs;
+use crate::exit::Failure;
+use crate::folder;
 use std::path::Path;
 
 impl ExperimentReport {
@@ -15,21 +15,7 @@ impl ExperimentReport {
     /// A file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), Failure> {
         let figures = figures(self);
-        let json = serde_json::to_string_pretty(self)
-            .map_err(|error| Failure::new(FailureKind::Runtime, format!("cannot write JSON: {error}")))?;
-        let csv = self
-            .csv()
-            .map_err(|error| Failure::new(FailureKind::Runtime, format!("cannot write CSV: {error}")))?;
-        let html = page(self, &figures);
-        let pictures = figures.iter().map(|figure| (figure.file.as_str(), figure.svg.as_bytes()));
-        let texts: [(&str, &[u8]); 3] =
-            [("results.csv", &csv), ("results.json", json.as_bytes()), ("index.html", html.as_bytes())];
-        for (name, bytes) in texts.into_iter().chain(pictures) {
-            let path = folder.join(name);
-            fs::write(&path, bytes)
-                .map_err(|error| Failure::from_io(format_args!("cannot write {}", path.display()), &error))?;
-        }
-        Ok(())
+        folder::write(folder, self, self.csv(), &figures, &page(self, &figures))
     }
 
     /// A line a point: where it is in the matrix, the conditions, and each metric's median, minimum and maximum;
@@ -65,7 +51,7 @@ impl ExperimentReport {
             }
             writer.write_record(cells)?;
         }
-        writer.into_inner().map_err(|error| error.into_error().into())
+        folder::written(writer)
     }
 }
 
@@ -75,6 +61,7 @@ mod tests {
     use super::*;
     use crate::experiment::Point;
     use std::collections::BTreeSet;
+    use std::fs;
 
     /// Holds that a program that reads the CSV finds each point with its metrics under the names that JSON has too.
     #[test]

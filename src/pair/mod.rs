@@ -81,7 +81,7 @@ pub fn run(options: &PairOptions) -> Result<PairReport, Failure> {
 }
 
 /// A flag that the first SIGINT or SIGTERM sets. The second ends the process.
-fn interruption() -> Result<Arc<AtomicBool>, Failure> {
+pub(crate) fn interruption() -> Result<Arc<AtomicBool>, Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // In this order: the first signal finds the flag clear, and sets it.

@@ -1,0 +1,160 @@
+//! The command line of `sim`.
+
+use clap::{ArgGroup, Args};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// What `hyper-switch sim` is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SimOptions {
+    /// Show the plans that the program carries.
+    List,
+    /// Print a plan.
+    Print(String),
+    /// Simulate a plan.
+    Run(SimRun),
+}
+
+/// How a plan is to be simulated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimRun {
+    /// The name of a plan that the program carries, or the path of one.
+    pub plan: String,
+    /// In place of the plan's seed.
+    pub seed: Option<u64>,
+    /// In place of the plan's costs.
+    pub costs: Option<String>,
+    /// Only this point, numbered from 1.
+    pub point: Option<usize>,
+    /// The folder for a report with figures.
+    pub report: Option<PathBuf>,
+    /// The file for what happened at the only point.
+    pub trace: Option<PathBuf>,
+    /// Threads; as many as this process may use cores if not said.
+    pub jobs: Option<NonZeroUsize>,
+    /// Print one JSON document instead of a table.
+    pub json: bool,
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("what").args(["plan", "list"]).required(true))]
+#[command(group = ArgGroup::new("run").multiple(true))]
+pub(super) struct SimArgs {
+    /// A plan: one that the program carries, as --list shows them, or the path of a file
+    plan: Option<String>,
+
+    /// Show the plans that the program carries
+    #[arg(long, conflicts_with = "run")]
+    list: bool,
+
+    /// Print the plan as it is written, to start one's own from
+    #[arg(long, conflicts_with_all = ["run", "list"])]
+    print: bool,
+
+    /// Seeds whatever is random; without it, the plan says
+    #[arg(long, value_name = "N", group = "run")]
+    seed: Option<u64>,
+
+    /// What work costs: a table that the program carries, or the path of one; without it, the plan says
+    #[arg(long, value_name = "TABLE", group = "run")]
+    costs: Option<String>,
+
+    /// Simulate only this point of the plan, by its number in the table
+    #[arg(long, value_name = "N", group = "run")]
+    point: Option<usize>,
+
+    /// Write results.csv, results.json, figures as SVG and a page with all of it, index.html, to this folder
+    #[arg(long, value_name = "DIR", group = "run")]
+    report: Option<PathBuf>,
+
+    /// Write all that happens to this file, a line an event; for one point, which --point chooses
+    ///
+    /// A simulated second is some hundred thousand to some ten million lines. To compare two runs it is enough that the
+    /// column `trace`, a hash of all events, is the same.
+    #[arg(long, value_name = "FILE", group = "run")]
+    trace: Option<PathBuf>,
+
+    /// Threads that simulate, each a point at a time; without it, as many as there are cores. They change no result
+    #[arg(long, value_name = "N", group = "run")]
+    jobs: Option<NonZeroUsize>,
+
+    /// Print one JSON document instead of a table
+    #[arg(long, group = "run")]
+    json: bool,
+}
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  Which plans there are:
+      hyper-switch sim --list
+  The paper's figure, with pictures:
+      hyper-switch sim fig2 --report out
+  A plan of one's own, from one that is there:
+      hyper-switch sim fig2 --print >mine.toml
+      hyper-switch sim mine.toml
+  The same on another machine, whose costs are in a table of one's own:
+      hyper-switch sim fig2 --costs mine-costs.toml
+  What happens at the third point, event by event:
+      hyper-switch sim smoke --point 3 --trace events.txt
+  Whether two seeds give the same, for a script:
+      hyper-switch sim smoke --seed 2 --json | jq '.points[].outcome.hash'";
+
+impl SimArgs {
+    pub(super) fn into_options(self) -> SimOptions {
+        let SimArgs { plan, print, seed, costs, point, report, trace, jobs, json, .. } = self;
+        match plan {
+            None => SimOptions::List,
+            Some(plan) if print => SimOptions::Print(plan),
+            Some(plan) => SimOptions::Run(SimRun { plan, seed, costs, point, report, trace, jobs, json }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Command;
+    use crate::cli::tests::{command, refusal};
+
+    /// `sim` has the documented defaults, and each option arrives.
+    #[test]
+    fn sim_is_read() {
+        let mut expected = SimRun {
+            plan: "fig2".to_owned(),
+            seed: None,
+            costs: None,
+            point: None,
+            report: None,
+            trace: None,
+            jobs: None,
+            json: false,
+        };
+        assert_eq!(command("sim fig2"), Command::Sim(SimOptions::Run(expected.clone())));
+        expected.seed = Some(7);
+        expected.costs = Some("mine.toml".to_owned());
+        expected.point = Some(3);
+        expected.report = Some("out".into());
+        expected.trace = Some("t".into());
+        expected.jobs = NonZeroUsize::new(2);
+        expected.json = true;
+        let line = "sim fig2 --seed 7 --costs mine.toml --point 3 --report out --trace t --jobs 2 --json";
+        assert_eq!(command(line), Command::Sim(SimOptions::Run(expected)));
+        assert_eq!(command("sim --list"), Command::Sim(SimOptions::List));
+        assert_eq!(command("sim fig2 --print"), Command::Sim(SimOptions::Print("fig2".to_owned())));
+    }
+
+    /// What excludes each other, or is missing, is refused.
+    #[test]
+    fn nonsense_is_refused() {
+        for (line, part) in [
+            ("sim", "<PLAN|--list>"),
+            ("sim fig2 --list", "cannot be used with"),
+            ("sim fig2 --print --json", "cannot be used with"),
+            ("sim --list --seed 1", "cannot be used with"),
+            ("sim fig2 --jobs 0", "number would be zero"),
+        ] {
+            let text = refusal(line);
+            assert!(text.contains(part), "{line}: {text}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! `hyper-switch sim`: all points of a plan simulated, and what came of them.
+//!
+//! | module | noun |
+//! | --- | --- |
+//! | `report` | what came of a plan: table, CSV, JSON |
+//! | `figures` | which figures its points make |
+//! | `page` | all of it as a page of HTML |
+
+mod figures;
+mod page;
+mod report;
+
+pub use report::{PointReport, SimReport};
+
+use crate::cli::SimRun;
+use crate::exit::{Failure, FailureKind};
+use crate::pair::interruption;
+use crate::progress::{Progress, time_left};
+use crate::source::Source;
+use crate::table::{Column, Table, span};
+use hyper_switch_sim::costs::CostTable;
+use hyper_switch_sim::plan::{Plan, PlanError, embedded};
+use hyper_switch_sim::saturation::limits;
+use hyper_switch_sim::sweep::{Lines, SweepError, sweep};
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The plans that the program carries, and what each shows.
+pub fn list() -> String {
+    let mut table =
+        Table::new([Column::left("plan"), Column::right("points"), Column::left("what it shows")]);
+    for (name, text) in embedded() {
+        let plan = Plan::parse(text).expect("the plans that the program carries are sound");
+        table.row([name.to_owned(), plan.points().len().to_string(), plan.title]);
+    }
+    format!(
+        "{table}\nhyper-switch sim PLAN simulates it, hyper-switch sim PLAN --print shows all that it says\n"
+    )
+}
+
+/// The text of the plan of that name, or at that path.
+///
+/// # Errors
+/// There is none.
+pub fn text(plan: &str) -> Result<String, Failure> {
+    if let Some((_, text)) = embedded().find(|(name, _)| *name == plan) {
+        return Ok(text.to_owned());
+    }
+    let is_path = plan.ends_with(".toml") || plan.contains('/');
+    if !is_path && !Path::new(plan).exists() {
+        let names: Vec<_> = embedded().map(|(name, _)| name).collect();
+        let message = format!("the program carries no plan `{plan}`, and there is no file of that name");
+        return Err(Failure::new(FailureKind::Usage, message)
+            .with_help(format!("there are {}; or give the path of a TOML file", names.join(", "))));
+    }
+    fs::read_to_string(plan).map_err(|error| {
+        Failure::new(FailureKind::Configuration, format!("cannot read the plan {plan}: {error}"))
+    })
+}
+
+/// Simulates a plan. SIGINT or SIGTERM ends it early, with the points that are complete; a second one ends the process.
+///
+/// # Errors
+/// There is no such plan, or it makes no sense; a file that cannot be written; an interruption before any point is
+/// complete.
+pub fn run(options: &SimRun) -> Result<SimReport, Failure> {
+    let plan_text = text(&options.plan)?;
+    let mut plan = Plan::parse(&plan_text).map_err(|error| refused(&options.plan, &plan_text, error))?;
+    plan.seed = options.seed.unwrap_or(plan.seed);
+    let costs = cost_table(&mut plan, options)?;
+    let mut scenarios = plan.scenarios(&costs).map_err(|error| refused(&options.plan, &plan_text, error))?;
+    let mut points: Vec<_> = (1..).zip(plan.points()).collect();
+    if let Some(number) = options.point {
+        let Some(at) = number.checked_sub(1).filter(|at| *at < points.len()) else {
+            let message = format!("--point {number}: {} has points 1 to {}", plan.name, points.len());
+            return Err(Failure::new(FailureKind::Usage, message));
+        };
+        scenarios = vec![scenarios.swap_remove(at)];
+        points = vec![points.swap_remove(at)];
+    }
+    if options.trace.is_some() && points.len() > 1 {
+        let message = format!("--trace is for one point, and {} has {}", plan.name, points.len());
+        return Err(Failure::new(FailureKind::Usage, message).with_help("choose one by --point N"));
+    }
+    // Now, lest all be simulated for nothing.
+    if let Some(folder) = &options.report {
+        fs::create_dir_all(folder).map_err(|error| {
+            Failure::from_io(format_args!("cannot make the folder {}", folder.display()), &error)
+        })?;
+    }
+    let mut trace = match &options.trace {
+        Some(path) => Some(BufWriter::new(File::create(path).map_err(|error| {
+            Failure::from_io(format_args!("cannot write the trace {}", path.display()), &error)
+        })?)),
+        None => None,
+    };
+
+    let interrupted = interruption()?;
+    let all = scenarios.iter().map(|scenario| scenario.warmup + scenario.duration).sum();
+    let mut progress = Progress::start(&plan.name, all, options.json);
+    let start = Instant::now();
+    let watch = |done: hyper_switch_sim::sweep::Progress| {
+        let whole = Duration::from_secs(1);
+        let left = time_left(start.elapsed(), whole.mul_f64(done.part.clamp(0.0, 1.0)), whole);
+        // Until something is done nobody knows.
+        let left = if done.part > 0.0 { format!(", {} left", span(left)) } else { String::new() };
+        progress.update(done.simulated, &format!("{} of {} points{left}", done.runs, scenarios.len()));
+    };
+    let jobs = options.jobs.or(thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let lines = trace.as_mut().map(|file| file as Lines<'_>);
+    let outcomes = sweep(&scenarios, jobs, &interrupted, lines, watch).map_err(|error| match error {
+        SweepError::Trace(error) => Failure::from_io("cannot write the trace", &error),
+        SweepError::Scenario { .. } => Failure::new(FailureKind::Configuration, error.to_string()),
+    })?;
+    drop(progress);
+
+    let complete = outcomes.iter().all(Option::is_some);
+    let ran = points.into_iter().zip(&scenarios).zip(outcomes);
+    let points: Vec<_> = ran
+        .filter_map(|(((number, point), scenario), outcome)| {
+            let outcome = outcome?;
+            Some(PointReport::of(number, point, limits(scenario, &outcome), outcome))
+        })
+        .collect();
+    if points.is_empty() {
+        return Err(Failure::new(FailureKind::Runtime, "interrupted before any point was complete"));
+    }
+    Ok(SimReport { version: env!("CARGO_PKG_VERSION").to_owned(), plan, costs, complete, points, plan_text })
+}
+
+/// The costs of the command line, which are found from here, or else of the plan, which are found from where it lies.
+fn cost_table(plan: &mut Plan, options: &SimRun) -> Result<CostTable, Failure> {
+    let mut folder = PathBuf::from(&options.plan).parent().map(Path::to_owned).unwrap_or_default();
+    if let Some(costs) = &options.costs {
+        folder = PathBuf::new();
+        plan.costs.clone_from(costs);
+    }
+    plan.cost_table(&folder).map_err(|error| {
+        let tables: Vec<_> = CostTable::embedded_names().collect();
+        let help =
+            format!("the program carries the tables {}; or give the path of a TOML file", tables.join(", "));
+        Failure::new(FailureKind::Configuration, error.to_string()).with_help(help)
+    })
+}
+
+/// What is wrong with a plan, and where in its text if that is known.
+fn refused(plan: &str, text: &str, error: PlanError) -> Failure {
+    let failure = match &error {
+        PlanError::Form(form) => {
+            Source { path: Path::new(plan), text }.fault(form.span().unwrap_or_default(), form.message())
+        }
+        _ => Failure::new(FailureKind::Configuration, format!("{plan}: {error}")),
+    };
+    failure
+        .with_help("`hyper-switch sim fig2 --print` shows a plan, and the head of sim/src/plan.rs every key")
+}

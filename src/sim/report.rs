@@ -1,0 +1,212 @@
+//! What came of a plan, for people and programs. The fields are the keys of the JSON document.
+
+use super::figures::figures;
+use super::page::page;
+use crate::exit::Failure;
+use crate::folder;
+use crate::table::{Column, Table};
+use hyper_switch_sim::costs::CostTable;
+use hyper_switch_sim::plan::{Plan, Point};
+use hyper_switch_sim::saturation::Limit;
+use hyper_switch_sim::scenario::{Outcome, VmOutcome};
+use serde::Serialize;
+use std::path::Path;
+
+/// What came of a plan. With `--json` printed as it is. It has nothing that differs when it is simulated again.
+#[derive(Clone, Debug, Serialize)]
+pub struct SimReport {
+    /// The version of this program.
+    pub version: String,
+    /// The plan, with the seed that was used.
+    pub plan: Plan,
+    /// What work cost.
+    pub costs: CostTable,
+    /// Whether every point is there; else a signal ended it before.
+    pub complete: bool,
+    /// What came of each point, in the order of the plan.
+    pub points: Vec<PointReport>,
+    /// The plan as it was written.
+    #[serde(skip)]
+    pub plan_text: String,
+}
+
+/// What came of one point.
+#[derive(Clone, Debug, Serialize)]
+pub struct PointReport {
+    /// Its number in the plan, from 1.
+    pub number: usize,
+    /// Where in the matrix it is.
+    #[serde(flatten)]
+    pub point: Point,
+    /// Net throughput, in Gb/s.
+    pub throughput_gbps: f64,
+    /// Frames that programs took, a second.
+    pub frames_per_s: f64,
+    /// The time within which half of the requests were answered; none if nobody asked.
+    pub p50_us: Option<f64>,
+    /// The time within which 99 of 100 requests were answered.
+    pub p99_us: Option<f64>,
+    /// Entries by VMs for each frame that a program took.
+    pub entries_per_frame: f64,
+    /// Interrupts of VMs for each frame that a program took.
+    pub interrupts_per_frame: f64,
+    /// Cores that were at work on average.
+    pub busy_cores: f64,
+    /// What there was not more of, the widest first.
+    pub used_up: Vec<Limit>,
+    /// All that was counted.
+    pub outcome: Outcome,
+}
+
+/// The titles of the table's and the CSV's columns.
+const COLUMNS: [&str; 18] = [
+    "point",
+    "arch",
+    "optimisations",
+    "cost",
+    "cores",
+    "pairs",
+    "idle VMs",
+    "Gb/s",
+    "frames/s",
+    "p50 us",
+    "p99 us",
+    "entries",
+    "interrupts",
+    "busy cores",
+    "copies x",
+    "dropped",
+    "trace",
+    "used up",
+];
+
+/// What the titles of the columns do not say.
+pub(super) const LEGEND: &str = "entries (of VMs) and interrupts are for each frame that a program took; copies x: how many times as long as alone copies \
+                      take, as all share the memory; trace is a hash of all events; used up is what there was not more of";
+
+impl PointReport {
+    /// The point with that number, and what came of it.
+    pub fn of(number: usize, point: Point, used_up: Vec<Limit>, outcome: Outcome) -> PointReport {
+        let sum = |count: fn(&VmOutcome) -> u64| outcome.vms.iter().map(count).sum::<u64>() as f64;
+        let frames = sum(|vm| vm.taken).max(1.0);
+        let us = |ns: u64| ns as f64 / 1e3;
+        PointReport {
+            number,
+            point,
+            throughput_gbps: outcome.bits_per_s() / 1e9,
+            frames_per_s: outcome.frames_per_s(),
+            p50_us: outcome.latency_ns.map(|latency| us(latency.p50)),
+            p99_us: outcome.latency_ns.map(|latency| us(latency.p99)),
+            entries_per_frame: sum(|vm| vm.transmit_calls + vm.receive_calls) / frames,
+            interrupts_per_frame: sum(|vm| vm.interrupts) / frames,
+            busy_cores: outcome.busy() * outcome.cores_ns.len() as f64,
+            used_up,
+            outcome,
+        }
+    }
+
+    /// What was used up, in words.
+    pub(super) fn used_up(&self) -> String {
+        self.used_up.iter().map(Limit::to_string).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The cells of its row: numbers with so many decimals, or all that there are.
+    fn cells(&self, rounded: bool) -> [String; COLUMNS.len()] {
+        let number = |value: f64, decimals: usize| {
+            if rounded { format!("{value:.decimals$}") } else { value.to_string() }
+        };
+        let none = if rounded { "-" } else { "" };
+        let optional = |value: Option<String>| value.unwrap_or_else(|| none.to_owned());
+        let Point { arch, optimisations, cores, pairs, idle_vms, scaled } = self.point;
+        [
+            self.number.to_string(),
+            arch.name().to_owned(),
+            optional(optimisations.map(|set| set.to_string())),
+            optional(scaled.map(|scaled| scaled.to_string())),
+            cores.to_string(),
+            pairs.to_string(),
+            idle_vms.to_string(),
+            number(self.throughput_gbps, 2),
+            number(self.frames_per_s, 0),
+            optional(self.p50_us.map(|us| number(us, 1))),
+            optional(self.p99_us.map(|us| number(us, 1))),
+            number(self.entries_per_frame, 3),
+            number(self.interrupts_per_frame, 3),
+            number(self.busy_cores, 2),
+            number(self.outcome.memory_slowdown, 2),
+            self.outcome.dropped.to_string(),
+            format!("{:016x}", self.outcome.hash),
+            self.used_up(),
+        ]
+    }
+}
+
+impl SimReport {
+    /// What holds for all points, in a line.
+    pub(super) fn conditions(&self) -> String {
+        let Plan { name, seed, costs, run, .. } = &self.plan;
+        let incomplete = if self.complete { "" } else { ", ended early: not all points are there" };
+        format!(
+            "{name}, seed {seed}, costs {costs}, {} ms after {} ms of warm-up, steps of {} us{incomplete}",
+            run.duration_ms, run.warmup_ms, run.quantum_us
+        )
+    }
+
+    /// The titles of the table, and whether the column is one of words.
+    pub(super) fn titles() -> [(&'static str, bool); COLUMNS.len()] {
+        let words = ["arch", "optimisations", "cost", "trace", "used up"];
+        COLUMNS.map(|title| (title, words.contains(&title)))
+    }
+
+    /// The rows of the table.
+    pub(super) fn rows(&self) -> impl Iterator<Item = [String; COLUMNS.len()]> {
+        self.points.iter().map(|point| point.cells(true))
+    }
+
+    /// The report as text that ends with a newline.
+    pub fn render(&self) -> String {
+        let column = |(title, is_words)| if is_words { Column::left(title) } else { Column::right(title) };
+        let mut table = Table::new(SimReport::titles().map(column));
+        self.rows().for_each(|row| table.row(row));
+        format!("{}\n\n{table}\n{LEGEND}\n", self.conditions())
+    }
+
+    /// Writes the report, its figures and its page into `folder`, over what is there of them.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<(), Failure> {
+        let figures = figures(self);
+        folder::write(folder, self, self.csv(), &figures, &page(self, &figures))
+    }
+
+    /// A line a point: the columns of the table, unrounded.
+    fn csv(&self) -> Result<Vec<u8>, csv::Error> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(CSV_COLUMNS)?;
+        self.points.iter().try_for_each(|point| writer.write_record(point.cells(false)))?;
+        folder::written(writer)
+    }
+}
+
+/// The names of the columns for programs, most of them as in JSON.
+const CSV_COLUMNS: [&str; COLUMNS.len()] = [
+    "number",
+    "arch",
+    "optimisations",
+    "scaled",
+    "cores",
+    "pairs",
+    "idle_vms",
+    "throughput_gbps",
+    "frames_per_s",
+    "p50_us",
+    "p99_us",
+    "entries_per_frame",
+    "interrupts_per_frame",
+    "busy_cores",
+    "memory_slowdown",
+    "dropped",
+    "hash",
+    "used_up",
+];
