@@ -139,6 +139,7 @@ fn sweep(swept: Swept, set: &str, folder: &Path, table: &mut String) {
             x_axis: "delay (us)".to_owned(),
             y_axis: axis.to_owned(),
             series: COUNTS.iter().map(line).collect(),
+            marks: vec![],
         };
         let name = format!("{}-{}-{what}.svg", swept.name(), set.replace(',', "-"));
         fs::write(folder.join(name), lines.to_svg()).expect("the figure is written");

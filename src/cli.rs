@@ -201,7 +201,7 @@ enum Subcommands {
     #[command(after_help = PAIR_EXAMPLES)]
     Pair(PairArgs),
     /// Simulate the switch on machines that we do not have: the paper's figure, and plans of one's own
-    #[command(after_help = sim::EXAMPLES)]
+    #[command(after_help = sim::EXAMPLES, after_long_help = sim::long_help())]
     Sim(sim::SimArgs),
     /// Boot two small Linux guests in QEMU on a switch, and measure what they do with each other
     #[command(after_help = vm::EXAMPLES)]

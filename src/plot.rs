@@ -25,6 +25,10 @@ const ERROR_BAR_END: i32 = 4;
 const DASHES: (u32, u32) = (7, 5);
 const FONT: &str = "sans-serif";
 const LABEL_SIZE: i32 = 12;
+const TITLE_SIZE: i32 = 18;
+/// The height of a row, and of what is above and below all rows.
+const ROW_HEIGHT: u32 = 24;
+const ROWS_FRAME_HEIGHT: u32 = 110;
 /// Corners and rotation, in turns, of the markers. The first is round enough to be a circle.
 const MARKERS: [(u32, f64); 6] = [(24, 0.0), (4, 0.125), (3, -0.25), (4, 0.0), (3, 0.25), (5, -0.25)];
 /// Okabe and Ito's colours (2008), which people who see red and green alike tell apart; without the pale yellow.
@@ -35,6 +39,19 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(204, 121, 167),
     RGBColor(230, 159, 0),
     RGBColor(0, 0, 0),
+];
+/// Colours of parts: neighbours differ in grey, too. Of Tol's "muted" and "light" schemes (2021).
+const PARTS: [RGBColor; 10] = [
+    RGBColor(51, 34, 136),
+    RGBColor(136, 204, 238),
+    RGBColor(17, 119, 51),
+    RGBColor(238, 221, 136),
+    RGBColor(136, 34, 85),
+    RGBColor(255, 170, 187),
+    RGBColor(0, 90, 140),
+    RGBColor(221, 221, 221),
+    RGBColor(204, 102, 51),
+    RGBColor(90, 90, 90),
 ];
 /// The palest and the darkest bar.
 const SHADES: [RGBColor; 2] = [RGBColor(198, 219, 239), RGBColor(33, 113, 181)];
@@ -48,6 +65,13 @@ pub struct Value {
     pub low: f64,
     /// The upper end of the error bar.
     pub high: f64,
+}
+
+impl Value {
+    /// A value without a spread.
+    pub fn exact(middle: f64) -> Value {
+        Value { middle, low: middle, high: middle }
+    }
 }
 
 /// Lines over a number.
@@ -90,10 +114,11 @@ pub fn series(values: impl Iterator<Item = (String, f64, Value)>) -> Vec<(String
     distinct(values.iter().map(|(name, ..)| name.clone())).into_iter().map(line).collect()
 }
 
+/// The name of a series of bars, and its bar in each group, where it has one.
+pub type BarSeries = (String, Vec<Option<Value>>);
+
 /// Bars of values that come in any order: the groups and the series, each in the order of its first value.
-pub fn groups(
-    values: impl Iterator<Item = (String, String, Value)>,
-) -> (Vec<String>, Vec<(String, Vec<Option<Value>>)>) {
+pub fn groups(values: impl Iterator<Item = (String, String, Value)>) -> (Vec<String>, Vec<BarSeries>) {
     let values: Vec<_> = values.collect();
     let groups = distinct(values.iter().map(|(group, ..)| group.clone()));
     let bars = |name: String| {
@@ -130,13 +155,41 @@ pub struct Bars {
     /// The names of the groups.
     pub groups: Vec<String>,
     /// Each series: its name, and its bar in each group, where it has one.
-    pub series: Vec<(String, Vec<Option<Value>>)>,
+    pub series: Vec<BarSeries>,
+}
+
+/// Bars that are piled up on each other.
+#[derive(Clone, Debug)]
+pub struct Stacks {
+    /// What it shows.
+    pub title: String,
+    /// What the piles are.
+    pub x_axis: String,
+    /// The vertical axis, with its unit. It begins at 0.
+    pub y_axis: String,
+    /// The names of the piles.
+    pub groups: Vec<String>,
+    /// Each part, from the bottom up: its name, and how high it is in each pile.
+    pub parts: Vec<(String, Vec<f64>)>,
+}
+
+/// Bars that lie, to either side of 0, beneath each other in rows.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// What it shows.
+    pub title: String,
+    /// The horizontal axis, with its unit.
+    pub x_axis: String,
+    /// The names of the rows, from the top down.
+    pub rows: Vec<String>,
+    /// Each series: its name, and its bar in each row.
+    pub series: Vec<(String, Vec<f64>)>,
 }
 
 impl Lines {
     /// The figure as an SVG document.
     pub fn to_svg(&self) -> String {
-        picture(|area| self.draw(area))
+        picture(PICTURE.1, |area| self.draw(area))
     }
 
     fn draw(&self, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
@@ -193,17 +246,13 @@ impl Lines {
 impl Bars {
     /// The figure as an SVG document.
     pub fn to_svg(&self) -> String {
-        picture(|area| self.draw(area))
+        picture(PICTURE.1, |area| self.draw(area))
     }
 
     fn draw(&self, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
         let (chart, legend) = area.split_horizontally(PICTURE.0 - BARS_LEGEND_WIDTH);
         let y_end = top(self.series.iter().flat_map(|(_, values)| values.iter().flatten()).map(|v| v.high));
-        let middle = |(group, name): (usize, &String)| (group as f64 + 0.5, name.clone());
-        let ticks = Ticks {
-            end: self.groups.len().max(1) as f64,
-            at: self.groups.iter().enumerate().map(middle).collect(),
-        };
+        let ticks = Ticks::of_groups(self.groups.iter());
         let mut chart = axes(&chart, &self.title, (&self.x_axis, ticks), (&self.y_axis, y_end))?;
         // A fifth of a group's width is left free on the whole.
         let width = 0.8 / self.series.len() as f64;
@@ -217,9 +266,91 @@ impl Bars {
                     Rectangle::new([(x, 0.0), (x + width, value.middle)], shade.filled())
                 }))?;
             bars().try_for_each(|(x, value)| error_bar(&mut chart, x + width / 2.0, &value, BLACK))?;
-            let y = legend_entry(&legend, index, name)?;
-            legend.draw(&Rectangle::new([(8, y - 8), (28, y + 8)], shade.filled()))?;
+            legend_swatch(&legend, index, name, shade)?;
         }
+        Ok(())
+    }
+}
+
+impl Stacks {
+    /// The figure as an SVG document.
+    pub fn to_svg(&self) -> String {
+        picture(PICTURE.1, |area| self.draw(area))
+    }
+
+    fn draw(&self, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
+        let (chart, legend) = area.split_horizontally(PICTURE.0 - BARS_LEGEND_WIDTH);
+        let mut tops = vec![0.0; self.groups.len()];
+        let piled: Vec<Vec<(f64, f64)>> = self
+            .parts
+            .iter()
+            .map(|(_, values)| {
+                let pile = |(top, value): (&mut f64, &f64)| {
+                    let bottom = *top;
+                    *top += value;
+                    (bottom, *top)
+                };
+                tops.iter_mut().zip(values).map(pile).collect()
+            })
+            .collect();
+        let ticks = Ticks::of_groups(self.groups.iter());
+        let y_end = top(tops.into_iter());
+        let mut chart = axes(&chart, &self.title, (&self.x_axis, ticks), (&self.y_axis, y_end))?;
+        for (index, ((name, _), spans)) in self.parts.iter().zip(&piled).enumerate() {
+            let colour = PARTS[index % PARTS.len()];
+            let bars = || {
+                let shown = spans.iter().enumerate().filter(|(_, (bottom, top))| bottom < top);
+                shown.map(|(group, (bottom, top))| {
+                    [(group as f64 + 0.15, *bottom), (group as f64 + 0.85, *top)]
+                })
+            };
+            chart.draw_series(bars().map(|bar| Rectangle::new(bar, colour.filled())))?;
+            // So that parts differ where their colours do not.
+            chart.draw_series(bars().map(|bar| Rectangle::new(bar, BLACK.stroke_width(1))))?;
+            // The legend is in the order in which the parts lie on each other.
+            legend_swatch(&legend, self.parts.len() - 1 - index, name, colour)?;
+        }
+        Ok(())
+    }
+}
+
+impl Rows {
+    /// The figure as an SVG document.
+    pub fn to_svg(&self) -> String {
+        picture(ROWS_FRAME_HEIGHT + ROW_HEIGHT * self.rows.len() as u32, |area| self.draw(area))
+    }
+
+    fn draw(&self, area: &Area<'_>) -> Result<(), Box<dyn Error>> {
+        let (chart, legend) = area.split_horizontally(PICTURE.0 - BARS_LEGEND_WIDTH);
+        let values = || self.series.iter().flat_map(|(_, values)| values).copied();
+        let (least, most) = values().fold((0.0, 0.0), |(least, most), x| (x.min(least), x.max(most)));
+        let margin = if least < most { 0.05 * (most - least) } else { 1.0 };
+        // From the top down, while the axis counts from the bottom up.
+        let ticks = Ticks::of_groups(self.rows.iter().rev());
+        let mut chart = ChartBuilder::on(&chart)
+            .caption(&self.title, (FONT, TITLE_SIZE))
+            .margin(12)
+            .x_label_area_size(48)
+            .y_label_area_size(150)
+            .build_cartesian_2d(least - margin..most + margin, ticks)?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE.mix(0.0))
+            .disable_y_mesh()
+            .x_desc(&self.x_axis)
+            .label_style((FONT, LABEL_SIZE))
+            .draw()?;
+        let width = 0.7 / self.series.len() as f64;
+        for (index, (name, values)) in self.series.iter().enumerate() {
+            let shade = shade(index, self.series.len());
+            chart.draw_series(values.iter().enumerate().map(|(row, value)| {
+                let top = (self.rows.len() - row) as f64 - 0.15 - width * index as f64;
+                Rectangle::new([(0.0, top - width), (*value, top)], shade.filled())
+            }))?;
+            legend_swatch(&legend, index, name, shade)?;
+        }
+        let rows = self.rows.len() as f64;
+        chart.draw_series([PathElement::new([(0.0, 0.0), (0.0, rows)], BLACK)])?;
         Ok(())
     }
 }
@@ -228,9 +359,9 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Axes = Cartesian2d<Ticks, RangedCoordf64>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Axes>;
 
-fn picture(draw: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn Error>>) -> String {
+fn picture(height: u32, draw: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn Error>>) -> String {
     let mut svg = String::new();
-    let area = SVGBackend::with_string(&mut svg, PICTURE).into_drawing_area();
+    let area = SVGBackend::with_string(&mut svg, (PICTURE.0, height)).into_drawing_area();
     area.fill(&WHITE)
         .map_err(Into::into)
         .and_then(|()| draw(&area))
@@ -240,10 +371,19 @@ fn picture(draw: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn Error>>) -> String
     svg
 }
 
-/// The horizontal axis: from 0 to `end`, with a label at each of some places.
+/// An axis from 0 to `end`, with a label at each of some places.
 struct Ticks {
     end: f64,
     at: Vec<(f64, String)>,
+}
+
+impl Ticks {
+    /// An axis of groups, each one wide, with its name in the middle.
+    fn of_groups<'n>(names: impl ExactSizeIterator<Item = &'n String>) -> Ticks {
+        let end = names.len().max(1) as f64;
+        let at = names.enumerate().map(|(group, name)| (group as f64 + 0.5, name.clone())).collect();
+        Ticks { end, at }
+    }
 }
 
 impl Ranged for Ticks {
@@ -277,7 +417,7 @@ fn axes<'a, 'b>(
     (y_axis, y_end): (&str, f64),
 ) -> Result<Chart<'a, 'b>, Box<dyn Error>> {
     let mut chart = ChartBuilder::on(area)
-        .caption(title, (FONT, 18))
+        .caption(title, (FONT, TITLE_SIZE))
         .margin(12)
         .x_label_area_size(48)
         .y_label_area_size(72)
@@ -298,6 +438,18 @@ fn legend_entry(legend: &Area<'_>, index: usize, name: &str) -> Result<i32, Box<
     let y = 50 + LEGEND_STEP * index as i32;
     legend.draw(&Text::new(name.to_owned(), (44, y - LABEL_SIZE / 3), (FONT, LABEL_SIZE)))?;
     Ok(y)
+}
+
+/// The legend's entry number `index` of a bar.
+fn legend_swatch(
+    legend: &Area<'_>,
+    index: usize,
+    name: &str,
+    colour: RGBColor,
+) -> Result<(), Box<dyn Error>> {
+    let y = legend_entry(legend, index, name)?;
+    legend.draw(&Rectangle::new([(8, y - 8), (28, y + 8)], colour.filled()))?;
+    Ok(())
 }
 
 /// Where the vertical axis ends, so that all values are on it.
@@ -419,6 +571,66 @@ mod tests {
             1 + 2 * (1 + 1),
             "the background, and by series a bar and the legend's"
         );
+    }
+
+    /// Holds that what is shown beside lines is: dashes across, or a hollow marker where it is.
+    #[test]
+    fn marks_are_drawn() {
+        let mark = |x, y| Mark { name: "elsewhere".into(), series: 1, x, y };
+        let with = |marks: Vec<Mark>| Lines { marks, ..lines(0.0) }.to_svg();
+        let without = with(vec![]);
+        let (across, at) = (with(vec![mark(None, 20.0)]), with(vec![mark(Some(2.0), 20.0)]));
+        for svg in [&across, &at] {
+            assert!(texts(svg).contains(&"elsewhere".to_owned()));
+        }
+        assert!(texts(&with(vec![mark(None, 60.0)])).contains(&"60.0".to_owned()), "the axis reaches it");
+        assert!(count(&across, "polyline") > count(&without, "polyline") + 10);
+        assert_eq!(count(&at, "polyline"), count(&without, "polyline") + 2, "one, and the legend's");
+    }
+
+    /// Holds that a part lies on the one before, and that the legend has them from the top down.
+    #[test]
+    fn stacks_are_drawn() {
+        let stacks = Stacks {
+            title: "Time".into(),
+            x_axis: "pairs".into(),
+            y_axis: "cores".into(),
+            groups: vec!["1".into(), "2".into()],
+            parts: vec![("copies".into(), vec![1.0, 2.0]), ("entries".into(), vec![3.0, 0.0])],
+        };
+        let svg = stacks.to_svg();
+        let texts = texts(&svg);
+        for text in ["Time", "pairs", "cores", "1", "2", "copies", "entries"] {
+            assert!(texts.iter().any(|found| found == text), "{text}: {texts:?}");
+        }
+        assert_eq!(
+            count(&svg, "rect"),
+            1 + 2 * 3 + 2,
+            "the background, filled and outlined bars, the legend"
+        );
+        texts_of_nothing(&Stacks { groups: vec![], parts: vec![], ..stacks }.to_svg());
+    }
+
+    /// Holds that rows have their names and a bar of each series, to either side.
+    #[test]
+    fn rows_are_drawn() {
+        let rows = Rows {
+            title: "Weight".into(),
+            x_axis: "%".into(),
+            rows: vec!["entry".into(), "copy".into()],
+            series: vec![("x 0.5".into(), vec![4.0, -1.0]), ("x 2".into(), vec![-4.0, 0.0])],
+        };
+        let svg = rows.to_svg();
+        let texts = texts(&svg);
+        for text in ["Weight", "%", "entry", "copy", "x 0.5", "x 2"] {
+            assert!(texts.iter().any(|found| found == text), "{text}: {texts:?}");
+        }
+        assert_eq!(count(&svg, "rect"), 1 + 4 + 2, "the background, a bar a value, the legend");
+        texts_of_nothing(&Rows { rows: vec![], series: vec![], ..rows }.to_svg());
+    }
+
+    fn texts_of_nothing(svg: &str) {
+        assert!(!texts(svg).is_empty());
     }
 
     /// Holds that a figure without values is one nevertheless.

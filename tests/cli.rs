@@ -1,10 +1,11 @@
 //! The program as a user and a script meet it: what it prints, where, and the exit code.
 
 use hyper_switch_sim::costs::{Cost, CostTable, Kind, Locality};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 struct Said {
     code: i32,
@@ -34,9 +35,17 @@ fn run(arguments: &[&str]) -> Said {
 fn help_teaches() {
     let said = run(&["--help"]);
     assert_eq!((said.code, said.err.as_str()), (0, ""));
-    for part in
-        ["run", "pair", "vm", "ctl", "Examples:", "Exit codes:", "  0  success", "  6  no daemon answers"]
-    {
+    for part in [
+        "run",
+        "pair",
+        "sim",
+        "vm",
+        "ctl",
+        "Examples:",
+        "Exit codes:",
+        "  0  success",
+        "  6  no daemon answers",
+    ] {
         assert!(said.out.contains(part), "{part}: {}", said.out);
     }
     let run_help = run(&["run", "--help"]).out;
@@ -131,6 +140,107 @@ fn vm_without_qemu_says_how_to_get_it() {
         said.starts_with("error: there is no qemu-system-x86_64 for the guests\nhelp: on Debian, "),
         "{said}"
     );
+}
+
+/// `sim` shows its plans and simulates them; a plan that it prints is read again as the same.
+#[test]
+fn sim_simulates_plans() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = run(&["sim", "--list"]);
+    assert_eq!(list.code, 0, "{}", list.err);
+    assert!(list.out.contains("fig2") && list.out.contains("Pairwise scalability"), "{}", list.out);
+    let table = run(&["sim", "smoke"]);
+    assert_eq!(table.code, 0, "{}", table.err);
+    assert!(table.out.contains("published 10, which is "), "{}", table.out);
+    let text = run(&["sim", "smoke", "--print"]).out;
+    std::fs::write(folder.path().join("mine.toml"), text).unwrap();
+    let mine = run_in(folder.path(), &["sim", "mine.toml", "--jobs", "1", "--report", "out"]);
+    assert_eq!((mine.code, mine.out), (0, table.out));
+    let json = run_in(folder.path(), &["sim", "mine.toml", "--json"]).out;
+    let written = std::fs::read_to_string(folder.path().join("out/results.json")).unwrap();
+    assert_eq!(json.trim_end(), written);
+    assert!(folder.path().join("out/index.html").exists());
+}
+
+/// A trace is of one point, and has a line for each of its events.
+#[test]
+fn sim_writes_a_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = run_in(folder.path(), &["sim", "smoke", "--point", "3", "--trace", "t", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&said.out).expect(&said.err);
+    let trace = std::fs::read_to_string(folder.path().join("t")).unwrap();
+    assert_eq!(json["points"][0]["outcome"]["events"], trace.lines().count());
+    let said = run_in(folder.path(), &["sim", "smoke", "--trace", "t"]);
+    let expected = "error: --trace is for one point, and smoke has 8\nhelp: choose one by --point N\n";
+    assert_eq!((said.code, said.err.as_str()), (2, expected));
+}
+
+/// What is wrong with a plan is shown where it is, and what is right.
+#[test]
+fn sim_says_what_is_wrong_with_a_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = run(&["sim", "smoke", "--print"]).out.replace("pairs = [1, 2]", "pair = [1, 2]");
+    std::fs::write(folder.path().join("mine.toml"), text).unwrap();
+    let said = run_in(folder.path(), &["sim", "mine.toml"]);
+    let expected = "\
+error: mine.toml, line 21: unknown field `pair`, expected one of `arch`, `optimisations`, `pairs`, `vms_per_core`, `cores`, `idle_vms`, `scale`, `scale_each`
+ 21 | pair = [1, 2]
+    | ^^^^
+help: `hyper-switch sim fig2 --print` shows a plan, `hyper-switch sim --help` every key
+";
+    assert_eq!((said.code, said.err.as_str()), (3, expected));
+    for (arguments, code, message) in [
+        (
+            &["sim", "fig3"][..],
+            2,
+            "error: the program carries no plan `fig3`, and there is no file of that name\nhelp: there are fig2, ",
+        ),
+        (&["sim", "no/plan"], 3, "error: cannot read the plan no/plan: No such file"),
+        (&["sim", "smoke", "--point", "9"], 2, "error: --point 9: smoke has points 1 to 8"),
+        (
+            &["sim", "smoke", "--costs", "none"],
+            3,
+            "error: there is no cost table `none` in the program, nor a file none: ",
+        ),
+        (&["sim", "smoke", "--report", "/proc/x"], 1, "error: cannot make the folder /proc/x: "),
+        (
+            &["sim", "smoke", "--point", "1", "--trace", "/proc/x"],
+            1,
+            "error: cannot write the trace /proc/x: ",
+        ),
+    ] {
+        let said = run_in(folder.path(), arguments);
+        assert_eq!(said.code, code, "{}", said.err);
+        assert!(said.err.starts_with(message), "{}", said.err);
+    }
+}
+
+/// SIGINT ends a simulation with the points that are complete, and says that others are missing.
+#[test]
+fn sim_is_interrupted() {
+    let folder = tempfile::tempdir().unwrap();
+    // Two points of almost an hour: one takes long to simulate, and in the other a frame takes so long that hardly
+    // anything happens.
+    let plan = run(&["sim", "smoke", "--print"])
+        .out
+        .replace("duration_ms = 2", "duration_ms = 3000000")
+        .replace("pairs = [1, 2]", "pairs = [1]\narch = [\"hyper-switch\"]\nscale = { ack_frame = [1e9] }")
+        .replace("optimisations = [\"all\", \"none\"]", "");
+    std::fs::write(folder.path().join("long.toml"), plan).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hyper-switch"))
+        .args(["sim", "long.toml", "--jobs", "2"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(progress.map(Result::unwrap).any(|line| line.contains("1 of 2 points")));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(said.contains("ended early: not all points are there") && said.contains("ack_frame x"), "{said}");
 }
 
 /// A log filter in the environment that is none is refused like one on the command line.

@@ -1,50 +1,5 @@
 //! A plan: an experiment as a file of TOML. What all its points have in common, what differs between them, and what has
 //! been published to be shown beside.
-//!
-//! ```toml
-//! name = "fig2"                       # a file name and a title of reports
-//! title = "Pairwise scalability"
-//! shows = "What it is about."
-//! seed = 1                            # may be left out, as all that is commented with a value
-//! costs = "opteron"                   # a table that the program carries, or a file beside the plan
-//!
-//! [machine]
-//! cores = 32
-//! cores_per_cache = 8
-//! domain_vcpus = 4                    # 4
-//! of_cores = 32                       # the costs' memory and the domain's vCPUs are for so many cores, and grow with them
-//!
-//! [run]
-//! duration_ms = 1000
-//! warmup_ms = 50                      # 50
-//! quantum_us = 20                     # 20
-//!
-//! [workload]                          # as of `Workload`
-//! kind = "stream"
-//! frame_bytes = 65226
-//! window_bytes = 1048576
-//! ack_every = 1
-//!
-//! [scheduler]                         # Xen's credit scheduler's
-//! slice_us = 30000
-//! bonus_us = 1000
-//! pinned = false
-//!
-//! [matrix]                            # every combination is a point
-//! arch = ["hyper-switch", "vhost"]    # all three
-//! optimisations = ["all"]             # ["all"]; "each" stands for all eight sets
-//! pairs = [1, 2, 4]                   # or vms_per_core = [1]
-//! cores = [64, 128]                   # [machine.cores]
-//! idle_vms = [0, 1000]                # [0]: VMs that do nothing, beside
-//! scale = { hypervisor_entry = [0.5, 2] }   # one cost at a time, by these factors; beside the plain point
-//! scale_each = [0.5, 2]               # the same for all costs of the table
-//!
-//! [[published]]                       # shown beside the curve of this architecture
-//! arch = "hyper-switch"
-//! pairs = 16                          # left out: it is the highest of the curve, wherever that is
-//! gbps = 81
-//! source = "Authors, title, venue, year"
-//! ```
 
 mod embedded;
 mod matrix;
@@ -61,6 +16,11 @@ use hyper_switch_dataplane::policy::Optimisations;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// A plan with every key:
+///
+#[doc = concat!("```toml\n", include_str!("../plans/example.toml"), "```")]
+pub const EXAMPLE: &str = include_str!("../plans/example.toml");
 
 /// A plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -198,7 +158,7 @@ pub enum PlanError {
         /// What it is.
         point: Point,
         /// Why.
-        error: CostError,
+        error: Box<CostError>,
     },
     /// The cost table's file cannot be read.
     #[error("there is no cost table `{name}` in the program, nor a file {}: {error}", .path.display())]
@@ -216,7 +176,7 @@ pub enum PlanError {
         /// The file.
         path: PathBuf,
         /// Why.
-        error: CostError,
+        error: Box<CostError>,
     },
 }
 
@@ -270,7 +230,7 @@ impl Plan {
             path: path.clone(),
             error,
         })?;
-        CostTable::load(&text).map_err(|error| PlanError::Costs { path, error })
+        CostTable::load(&text).map_err(|error| PlanError::Costs { path, error: error.into() })
     }
 
     /// All points.
@@ -284,8 +244,11 @@ impl Plan {
     /// A point cannot be run.
     pub fn scenarios(&self, costs: &CostTable) -> Result<Vec<Scenario>, PlanError> {
         let scenario = |(point, number): (Point, usize)| {
-            let scenario =
-                self.scenario(&point, costs).map_err(|error| PlanError::Scale { number, point, error })?;
+            let scenario = self.scenario(&point, costs).map_err(|error| PlanError::Scale {
+                number,
+                point,
+                error: error.into(),
+            })?;
             scenario.check().map_err(|error| PlanError::Point { number, point, error })?;
             Ok(scenario)
         };

@@ -78,15 +78,28 @@ pub enum Limit {
     },
 }
 
+impl Limit {
+    /// What it is, without how much of it.
+    pub fn name(&self) -> String {
+        match self {
+            Limit::Memory { .. } => "memory".to_owned(),
+            Limit::Cores { .. } => "all cores".to_owned(),
+            Limit::Tasks { who, .. } => who.to_string(),
+            Limit::Nothing { .. } => "nothing".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())?;
         match self {
-            Limit::Memory { slowdown } => write!(f, "memory (copies take {slowdown:.2} times as long)"),
-            Limit::Cores { busy } => write!(f, "all cores ({:.0} % busy)", 100.0 * busy),
-            Limit::Tasks { who, full, of } => write!(f, "{who} ({full} of {of})"),
-            Limit::Nothing { busiest: None } => f.write_str("nothing"),
+            Limit::Memory { slowdown } => write!(f, " (copies take {slowdown:.2} times as long)"),
+            Limit::Cores { busy } => write!(f, " ({:.0} % busy)", 100.0 * busy),
+            Limit::Tasks { full, of, .. } => write!(f, " ({full} of {of})"),
+            Limit::Nothing { busiest: None } => Ok(()),
             Limit::Nothing { busiest: Some((who, share)) } => {
-                write!(f, "nothing (busiest of the {who}: {:.0} %)", 100.0 * share)
+                write!(f, " (busiest of the {who}: {:.0} %)", 100.0 * share)
             }
         }
     }

@@ -210,7 +210,7 @@ impl Scenario {
 }
 
 /// What came of one VM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VmOutcome {
     /// Frames with data that its program took.
     pub taken: u64,

@@ -1,6 +1,7 @@
 //! The command line of `sim`.
 
 use clap::{ArgGroup, Args};
+use hyper_switch_sim::plan;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -98,6 +99,13 @@ Examples:
       hyper-switch sim smoke --point 3 --trace events.txt
   Whether two seeds give the same, for a script:
       hyper-switch sim smoke --seed 2 --json | jq '.points[].outcome.hash'";
+
+pub(super) fn long_help() -> String {
+    format!(
+        "{EXAMPLES}\n\nA plan with every key; behind each that may be left out, what it is then:\n\n{}",
+        plan::EXAMPLE
+    )
+}
 
 impl SimArgs {
     pub(super) fn into_options(self) -> SimOptions {

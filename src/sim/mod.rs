@@ -10,7 +10,7 @@ mod figures;
 mod page;
 mod report;
 
-pub use report::{PointReport, SimReport};
+pub use report::{Comparison, PointReport, SimReport};
 
 use crate::cli::SimRun;
 use crate::exit::{Failure, FailureKind};
@@ -129,7 +129,7 @@ pub fn run(options: &SimRun) -> Result<SimReport, Failure> {
     if points.is_empty() {
         return Err(Failure::new(FailureKind::Runtime, "interrupted before any point was complete"));
     }
-    Ok(SimReport { version: env!("CARGO_PKG_VERSION").to_owned(), plan, costs, complete, points, plan_text })
+    Ok(SimReport::new(plan, costs, complete, points, plan_text))
 }
 
 /// The costs of the command line, which are found from here, or else of the plan, which are found from where it lies.
@@ -155,6 +155,86 @@ fn refused(plan: &str, text: &str, error: PlanError) -> Failure {
         }
         _ => Failure::new(FailureKind::Configuration, format!("{plan}: {error}")),
     };
-    failure
-        .with_help("`hyper-switch sim fig2 --print` shows a plan, and the head of sim/src/plan.rs every key")
+    failure.with_help("`hyper-switch sim fig2 --print` shows a plan, `hyper-switch sim --help` every key")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use hyper_switch_sim::plan::Point;
+    use hyper_switch_sim::scenario::{Latency, Outcome};
+
+    /// How `plan` is simulated if nothing else is said.
+    fn options(plan: &str) -> SimRun {
+        SimRun {
+            plan: plan.to_owned(),
+            seed: None,
+            costs: None,
+            point: None,
+            report: None,
+            trace: None,
+            jobs: None,
+            json: true,
+        }
+    }
+
+    /// A report on a plan of which nothing was simulated: a point's throughput is by its number, its time went to
+    /// one account.
+    pub(crate) fn report(text: &str) -> SimReport {
+        let plan = Plan::parse(text).unwrap();
+        let costs = plan.cost_table(Path::new("")).unwrap();
+        let scenarios = plan.scenarios(&costs).unwrap();
+        let outcome = |(number, point): (usize, Point)| {
+            let scenario = &scenarios[number - 1];
+            let mut outcome = Outcome {
+                measured_ns: 1_000_000_000,
+                vms: vec![Default::default(); scenario.vms.len()],
+                latency_ns: Some(Latency { p50: 5_000, p99: 9_000, max: 9_000 })
+                    .filter(|_| text.contains("requests")),
+                cores_ns: vec![vec![100_000_000; hyper_switch_sim::Account::ALL.len()]],
+                tasks_ns: vec![990_000_000; scenario.vms.len()],
+                memory_slowdown: 1.0,
+                dropped: 0,
+                events: 1,
+                hash: number as u64,
+            };
+            (outcome.vms[1].taken, outcome.vms[1].taken_bytes) = (1_000, 125_000_000 * number as u64);
+            PointReport::of(number, point, limits(scenario, &outcome), outcome)
+        };
+        let points: Vec<_> = (1..).zip(plan.points()).map(outcome).collect();
+        SimReport::new(plan, costs, true, points, text.to_owned())
+    }
+
+    /// Holds that a plan simulated again, by however many threads, is the same to the last event, and that the seed is the
+    /// command line's.
+    #[test]
+    fn the_same_comes_again() {
+        let json = |jobs| {
+            let report = run(&SimRun { jobs: NonZeroUsize::new(jobs), ..options("smoke") }).unwrap();
+            assert!(report.complete);
+            serde_json::to_string(&report).unwrap()
+        };
+        let first = json(1);
+        assert!(first == json(1) && first == json(2));
+        let other = run(&SimRun { seed: Some(9), point: Some(1), ..options("smoke") }).unwrap();
+        assert_eq!((other.plan.seed, other.points.len(), other.points[0].number), (9, 1, 1));
+    }
+
+    /// Holds that costs are found beside the plan that names them, and from here if the command line does.
+    #[test]
+    fn costs_lie_beside_the_plan() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut table = CostTable::embedded("opteron").unwrap();
+        table.rename("other".to_owned(), "Another.".to_owned());
+        fs::write(folder.path().join("costs.toml"), table.to_string()).unwrap();
+        let path = folder.path().join("plan.toml");
+        let smoke = text("smoke").unwrap();
+        fs::write(&path, format!("costs = 'costs.toml'\n{smoke}")).unwrap();
+        let options = SimRun { point: Some(1), ..options(path.to_str().unwrap()) };
+        assert_eq!(run(&options).unwrap().costs.name(), "other");
+        let embedded = SimRun { costs: Some("opteron".to_owned()), ..options.clone() };
+        assert_eq!(run(&embedded).unwrap().costs.name(), "opteron");
+        let nowhere = SimRun { costs: Some("costs.toml".to_owned()), ..options };
+        assert_eq!(run(&nowhere).unwrap_err().kind, FailureKind::Configuration);
+    }
 }

@@ -6,7 +6,7 @@ use crate::exit::Failure;
 use crate::folder;
 use crate::table::{Column, Table};
 use hyper_switch_sim::costs::CostTable;
-use hyper_switch_sim::plan::{Plan, Point};
+use hyper_switch_sim::plan::{Plan, Point, Published};
 use hyper_switch_sim::saturation::Limit;
 use hyper_switch_sim::scenario::{Outcome, VmOutcome};
 use serde::Serialize;
@@ -23,11 +23,65 @@ pub struct SimReport {
     pub costs: CostTable,
     /// Whether every point is there; else a signal ended it before.
     pub complete: bool,
+    /// What was published, beside what came of it here.
+    pub published: Vec<Comparison>,
     /// What came of each point, in the order of the plan.
     pub points: Vec<PointReport>,
     /// The plan as it was written.
     #[serde(skip)]
     pub plan_text: String,
+}
+
+/// What was published, and the same as it was simulated.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// What was published.
+    #[serde(flatten)]
+    pub published: Published,
+    /// With how many pairs it is here.
+    pub simulated_pairs: u16,
+    /// Net throughput here, in Gb/s.
+    pub simulated_gbps: f64,
+    /// How much more it is here, in percent.
+    pub deviation_percent: f64,
+}
+
+impl Comparison {
+    /// Compares what was published with the highest of the points that it can be; none if there is no such point.
+    pub fn of(published: &Published, points: &[PointReport]) -> Option<Comparison> {
+        let is_meant = |point: &&PointReport| {
+            point.point.arch == published.arch
+                && point.point.scaled.is_none()
+                && published.pairs.is_none_or(|pairs| pairs == point.point.pairs)
+        };
+        let best = points
+            .iter()
+            .filter(is_meant)
+            .max_by(|one, other| one.throughput_gbps.total_cmp(&other.throughput_gbps))?;
+        Some(Comparison {
+            published: published.clone(),
+            simulated_pairs: best.point.pairs,
+            simulated_gbps: best.throughput_gbps,
+            deviation_percent: 100.0 * (best.throughput_gbps / published.gbps - 1.0),
+        })
+    }
+
+    /// Its row in a table: architecture, where, published, simulated, deviation, source.
+    pub(super) fn cells(&self) -> Vec<String> {
+        let Comparison { published, simulated_pairs, simulated_gbps, deviation_percent } = self;
+        let place = match published.pairs {
+            Some(pairs) => format!("at {pairs} pairs"),
+            None => format!("peak, here at {simulated_pairs} pairs"),
+        };
+        vec![
+            published.arch.name().to_owned(),
+            place,
+            published.gbps.to_string(),
+            format!("{simulated_gbps:.2}"),
+            format!("{deviation_percent:+.1}"),
+            published.source.clone(),
+        ]
+    }
 }
 
 /// What came of one point.
@@ -142,6 +196,19 @@ impl PointReport {
 }
 
 impl SimReport {
+    /// What came of the points of `plan` that are complete.
+    pub(super) fn new(
+        plan: Plan,
+        costs: CostTable,
+        complete: bool,
+        points: Vec<PointReport>,
+        plan_text: String,
+    ) -> SimReport {
+        let published = plan.published.iter().filter_map(|published| Comparison::of(published, &points));
+        let (published, version) = (published.collect(), env!("CARGO_PKG_VERSION").to_owned());
+        SimReport { version, plan, costs, complete, published, points, plan_text }
+    }
+
     /// What holds for all points, in a line.
     pub(super) fn conditions(&self) -> String {
         let Plan { name, seed, costs, run, .. } = &self.plan;
@@ -168,7 +235,14 @@ impl SimReport {
         let column = |(title, is_words)| if is_words { Column::left(title) } else { Column::right(title) };
         let mut table = Table::new(SimReport::titles().map(column));
         self.rows().for_each(|row| table.row(row));
-        format!("{}\n\n{table}\n{LEGEND}\n", self.conditions())
+        let comparison = |comparison: &Comparison| {
+            let [arch, place, published, simulated, deviation, ..] = &comparison.cells()[..] else {
+                unreachable!()
+            };
+            format!("{arch}, {place}: {simulated} Gb/s; published {published}, which is {deviation} %\n")
+        };
+        let published: String = self.published.iter().map(comparison).collect();
+        format!("{}\n\n{table}\n{LEGEND}\n{published}", self.conditions())
     }
 
     /// Writes the report, its figures and its page into `folder`, over what is there of them.
@@ -210,3 +284,87 @@ const CSV_COLUMNS: [&str; COLUMNS.len()] = [
     "hash",
     "used_up",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::report;
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    const PLAN: &str = "\
+name = 'small'
+title = 'Small'
+shows = 'That it works.'
+machine = { cores = 4, cores_per_cache = 2 }
+run = { duration_ms = 1000 }
+workload = { kind = 'requests', frame_bytes = 64 }
+matrix = { arch = ['hyper-switch', 'vhost'], pairs = [1, 2] }
+published = [{ arch = 'vhost', gbps = 5, source = 'x' }, { arch = 'vhost', pairs = 1, gbps = 2, source = 'y' }]
+";
+
+    /// The table as a person sees it, and what was published beneath it: the peak beside the highest of the curve.
+    #[test]
+    fn a_report_is_rendered() {
+        let expected = "\
+small, seed 1, costs opteron, 1000 ms after 50 ms of warm-up, steps of 20 us, ended early: not all points are there
+
+point  arch          optimisations  cost  cores  pairs  idle VMs  Gb/s  frames/s  p50 us  p99 us  entries  interrupts  busy cores  copies x  dropped  trace             used up
+    1  hyper-switch  all            -         4      1         0  1.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000001  all cores (100 % busy); senders' vCPUs (1 of 1); receivers' vCPUs (1 of 1)
+    2  hyper-switch  all            -         4      2         0  2.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000002  all cores (100 % busy); senders' vCPUs (2 of 2); receivers' vCPUs (2 of 2)
+    3  vhost         -              -         4      1         0  3.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000003  all cores (100 % busy); senders' vCPUs (1 of 1); receivers' vCPUs (1 of 1)
+    4  vhost         -              -         4      2         0  4.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000004  all cores (100 % busy); senders' vCPUs (2 of 2); receivers' vCPUs (2 of 2)
+
+";
+        let mut report = report(PLAN);
+        report.complete = false;
+        let rendered = report.render();
+        assert!(rendered.starts_with(expected), "{rendered}");
+        let published = "\
+vhost, peak, here at 2 pairs: 4.00 Gb/s; published 5, which is -20.0 %
+vhost, at 1 pairs: 3.00 Gb/s; published 2, which is +50.0 %
+";
+        assert!(rendered.ends_with(published), "{rendered}");
+    }
+
+    /// Holds that CSV has each point under the names that JSON has too, and an empty cell for what is not there.
+    #[test]
+    fn csv_and_json_say_the_same() {
+        let report = report(PLAN);
+        let csv = report.csv().unwrap();
+        let mut reader = csv::Reader::from_reader(csv.as_slice());
+        let headers = reader.headers().unwrap().clone();
+        let json = serde_json::to_value(&report).unwrap();
+        let mut rows = 0;
+        for (record, point) in reader.records().map(Result::unwrap).zip(json["points"].as_array().unwrap()) {
+            for (name, cell) in headers.iter().zip(&record).filter(|(name, _)| *name != "used_up") {
+                let value =
+                    [&point[name], &point["outcome"][name]].into_iter().find(|value| !value.is_null());
+                match value {
+                    None => assert_eq!(cell, "", "{name}"),
+                    Some(serde_json::Value::String(text)) => assert_eq!(cell, text, "{name}"),
+                    Some(number) => assert_eq!(cell.parse::<f64>().ok(), number.as_f64(), "{name}"),
+                }
+            }
+            rows += 1;
+        }
+        assert_eq!(rows, report.points.len());
+    }
+
+    /// Holds which files a report is.
+    #[test]
+    fn a_report_is_a_few_files() {
+        let folder = tempfile::tempdir().unwrap();
+        report(PLAN).write(folder.path()).unwrap();
+        let names =
+            fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        let expected = [
+            "index.html",
+            "latency_us.svg",
+            "results.csv",
+            "results.json",
+            "time-hyper-switch-all.svg",
+            "time-vhost.svg",
+        ];
+        assert_eq!(names.collect::<BTreeSet<_>>(), expected.map(str::to_owned).into());
+    }
+}

@@ -31,6 +31,23 @@ fn the_carried_plans_are_sound() {
     }
 }
 
+/// Holds that the example is a plan, and has every key that there is.
+#[test]
+fn the_example_has_every_key() {
+    let plan = Plan::parse(EXAMPLE).unwrap();
+    plan.scenarios(&plan.cost_table(Path::new("")).unwrap()).unwrap();
+    for strange in
+        ["strange = 1\n[machine]", "[machine]\nstrange = 1", "[run]\nstrange = 1", "[matrix]\nstrange = 1"]
+    {
+        let table = strange.lines().find(|line| line.starts_with('[')).unwrap();
+        let error = Plan::parse(&EXAMPLE.replace(table, strange)).unwrap_err().to_string();
+        // The message lists the keys that there are, in backticks, behind the strange one.
+        for key in error.split('`').skip(3).step_by(2) {
+            assert!(EXAMPLE.contains(&format!("{key} = ")) || EXAMPLE.contains(&format!("[{key}]")), "{key}");
+        }
+    }
+}
+
 /// Holds that the figure of the paper is as it is to be measured: three curves, 1 to 16 pairs, a second each.
 #[test]
 fn fig2_is_the_papers() {
