@@ -689,9 +689,9 @@ impl<'w> Simulation<'w> {
         self.enter(core);
         self.host.clock.wait(owed_ns);
         if works && !self.idlers.is_empty() {
-            self.run_idler(core)
+            self.run_idler(core);
         } else {
-            self.spend(core, Mode::Idling { more: false })
+            self.spend(core, Mode::Idling { more: false });
         }
     }
 
