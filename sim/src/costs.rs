@@ -102,6 +102,15 @@ pub enum Unit {
     Times,
 }
 
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unit::Nanoseconds => "ns",
+            Unit::Times => "times",
+        })
+    }
+}
+
 /// How a figure was come by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -10,7 +10,7 @@ pub use matrix::{Axis, Load, Matrix, Point, Scaled};
 use crate::costs::{Cost, CostError, CostTable, Row};
 use crate::guest::program::Workload;
 use crate::machine::Machine;
-use crate::scenario::{Arch, Scenario, ScenarioError, VmSpec};
+use crate::scenario::{Arch, HostKind, Scenario, ScenarioError, VmSpec};
 use crate::scheduler::SchedulerConfig;
 use hyper_switch_dataplane::policy::Optimisations;
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,9 @@ pub struct MachinePlan {
     /// Of the driver domain.
     #[serde(default = "defaults::domain_vcpus")]
     pub domain_vcpus: usize,
+    /// What the switch is in, where it is this one.
+    #[serde(default)]
+    pub host: HostKind,
     /// If given: the memory of the cost table, and the driver domain's vCPUs, are those of a machine of so many cores,
     /// and a larger one has more of both in proportion, as it has more sockets.
     #[serde(default)]
@@ -108,7 +111,7 @@ mod defaults {
         "opteron".to_owned()
     }
     pub(super) fn domain_vcpus() -> usize {
-        4
+        6
     }
     pub(super) fn warmup_ms() -> f64 {
         50.0
@@ -275,6 +278,7 @@ impl Plan {
             scheduler: self.scheduler,
             costs,
             arch: point.arch,
+            host: self.machine.host,
             optimisations: point.optimisations.map_or(Optimisations::ALL, Optimisations::from),
             pace: Default::default(),
             doorbell: Default::default(),

@@ -48,7 +48,7 @@ fn costs(page: &mut Page, costs: &CostTable) {
     page.paragraph("Marked rows are fitted, or assumed; the others are measured, or cited.");
     let is_marked = |kind: Kind| matches!(kind, Kind::Fitted | Kind::Assumed);
     let rows = costs.rows().iter().map(|row| {
-        let value = format!("{} ns", row.value);
+        let value = format!("{} {}", row.value, row.unit);
         (is_marked(row.kind), vec![row.name.to_string(), value, row.kind.to_string(), row.source.clone()])
     });
     let copies = costs.copies().map(|(locality, row)| {
