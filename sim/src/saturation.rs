@@ -1,8 +1,8 @@
 //! What was used up in a run, so that there was not more of it: read off the time that cores and tasks spent.
 //!
 //! Of the memory it is known at once: copies that take longer than alone wait for it. Cores are used up together if
-//! hardly any of their time is left; a kind of task is if the busiest of it has its core nearly all the time, however many
-//! cores are free, as it is on one at a time. If nothing is used up, all wait: for each other, for messages and wake-ups,
+//! hardly any of their time is left; a kind of task is if half of it or more have their core nearly all the time, however many
+//! cores are free, as each is on one at a time. If nothing is used up, all wait: for each other, for messages and wake-ups,
 //! or for the next packet that is due.
 
 use crate::guest::program::Side;
@@ -120,9 +120,10 @@ pub fn limits(scenario: &Scenario, outcome: &Outcome) -> Vec<Limit> {
         of_kind.map(|(_, ns)| *ns as f64 / outcome.measured_ns as f64).filter(|share| *share > 0.0)
     };
     for who in Who::ALL {
-        let full = shares(who).filter(|share| *share >= FULL).count();
-        if full > 0 {
-            limits.push(Limit::Tasks { who, full, of: shares(who).count() });
+        let (full, of) = (shares(who).filter(|share| *share >= FULL).count(), shares(who).count());
+        // A few of many do not hold the others back.
+        if full > 0 && 2 * full >= of {
+            limits.push(Limit::Tasks { who, full, of });
         }
     }
     if limits.is_empty() {
@@ -197,6 +198,8 @@ mod tests {
             of(Arch::DriverDomain, 0.5, 1.04, &[1.0, 0.0]),
             "senders' vCPUs (1 of 2); driver domain's vCPUs (1 of 1)"
         );
+        let few = of(Arch::DriverDomain, 0.5, 1.0, &[1.0, 0.9, 0.9]);
+        assert_eq!(few, "senders' vCPUs (1 of 2)", "one of three");
         let idle = limits_of(Arch::HyperSwitch, 0.5, 1.0, &[0.1, 0.5, 0.2, 0.4]);
         assert_eq!(idle, ["nothing (busiest of the receivers' vCPUs: 50 %)"]);
         assert_eq!(limits_of(Arch::HyperSwitch, 0.0, 1.0, &[0.0; 4]), ["nothing"]);
