@@ -183,7 +183,7 @@ fn sim_says_what_is_wrong_with_a_plan() {
     std::fs::write(folder.path().join("mine.toml"), text).unwrap();
     let said = run_in(folder.path(), &["sim", "mine.toml"]);
     let expected = "\
-error: mine.toml, line 21: unknown field `pair`, expected one of `arch`, `optimisations`, `pairs`, `vms_per_core`, `cores`, `idle_vms`, `scale`, `scale_each`
+error: mine.toml, line 21: unknown field `pair`, expected one of `arch`, `optimisations`, `pairs`, `vms_per_core`, `cores`, `idle_vms`, `scale`, `scale_each`, `repeat`
  21 | pair = [1, 2]
     | ^^^^
 help: `hyper-switch sim fig2 --print` shows a plan, `hyper-switch sim --help` every key

@@ -238,7 +238,7 @@ impl Plan {
 
     /// All points.
     pub fn points(&self) -> Vec<Point> {
-        self.matrix.points(self.machine.cores)
+        self.matrix.points(self.machine.cores, self.seed)
     }
 
     /// What is run at each point.
@@ -273,7 +273,7 @@ impl Plan {
         let idle = VmSpec { peer: 0, side: crate::Side::Client, workload: Workload::Idle };
         vms.extend(std::iter::repeat_n(idle, usize::from(point.idle_vms)));
         Ok(Scenario {
-            seed: self.seed,
+            seed: point.seed,
             machine: Machine { cores: point.cores, cores_per_cache: self.machine.cores_per_cache },
             scheduler: self.scheduler,
             costs,

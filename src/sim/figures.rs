@@ -5,13 +5,15 @@ use super::{PointReport, SimReport};
 use crate::page::Figure;
 use crate::plot::{Bars, Lines, Mark, Rows, Stacks, Value, distinct, groups, series};
 use hyper_switch_sim::Account;
-use hyper_switch_sim::plan::Point;
+use hyper_switch_sim::plan::{Point, Scaled};
 use hyper_switch_sim::scenario::Arch;
 
 /// So many curves are told apart in one figure; more sets of optimisations are shown as bars.
 const MOST_CURVES: usize = 6;
 /// A scaled cost that changes the throughput by less is not shown, in percent.
 const LEAST_CHANGE: f64 = 1.0;
+/// Nor is one that changes it by less than so many standard deviations of the difference of two means of seeds.
+const DEVIATIONS: f64 = 2.0;
 
 /// What a plan's points go along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +79,13 @@ const THROUGHPUT: Shown = Shown {
     value: |point| Value::exact(point.throughput_gbps),
 };
 
+const BUSY: Shown = Shown {
+    file: "busy_cores",
+    axis: "cores at work",
+    note: "",
+    value: |point| Value::exact(point.busy_cores),
+};
+
 const LATENCY: Shown = Shown {
     file: "latency_us",
     axis: "latency (µs)",
@@ -94,20 +103,45 @@ pub(super) fn figures(report: &SimReport) -> Vec<Figure> {
     let systems = distinct(plain.iter().map(|point| point.point.system()));
     let places = distinct(plain.iter().map(|point| along.place(&point.point)));
     let shown = if plain.iter().any(|point| point.p50_us.is_some()) { LATENCY } else { THROUGHPUT };
-    // The same in all figures, lest the same colour be another account.
-    let is_booked = |account: &Account| plain.iter().any(|point| point.outcome.share(*account) > 0.0);
-    let accounts: Vec<_> = Account::ALL.iter().copied().filter(is_booked).collect();
     let mut figures = Vec::new();
     if systems.len() > MOST_CURVES {
         figures.push(ablation(report, along, &shown, &plain));
-        figures.extend(places.iter().map(|place| time_by_set(along, *place, &plain, &accounts)));
+        figures.extend(places.iter().map(|place| time_by_set(along, *place, &plain)));
     } else if places.len() > 1 {
         figures.push(curves(report, along, &shown, &plain));
-        figures.extend(systems.iter().map(|system| time_along(along, system, &plain, &accounts)));
+        if along == Along::IdleVms {
+            figures.push(curves(report, along, &BUSY, &plain));
+        }
+        figures.extend(systems.iter().map(|system| time_along(along, system, &plain)));
     }
     let weighed = systems.iter().flat_map(|system| places.iter().map(move |place| (system, *place)));
     figures.extend(weighed.filter_map(|(system, place)| sensitivity(along, system, place, &report.points)));
     figures
+}
+
+/// The values of points that differ by their seed alone, by what they are: the median, and the spread of all.
+fn merged<K: PartialEq + Clone>(values: impl Iterator<Item = (K, Value)>) -> Vec<(K, Value)> {
+    let values: Vec<_> = values.collect();
+    let merge = |key: K| {
+        let of_key: Vec<_> = values.iter().filter(|(of, _)| *of == key).map(|(_, value)| *value).collect();
+        let mut middles: Vec<_> = of_key.iter().map(|value| value.middle).collect();
+        middles.sort_by(f64::total_cmp);
+        let value = Value {
+            middle: middles[middles.len() / 2],
+            low: of_key.iter().map(|value| value.low).fold(f64::INFINITY, f64::min),
+            high: of_key.iter().map(|value| value.high).fold(f64::NEG_INFINITY, f64::max),
+        };
+        (key, value)
+    };
+    distinct(values.iter().map(|(key, _)| key.clone())).into_iter().map(merge).collect()
+}
+
+/// A sentence about error bars, if there are any because of seeds.
+fn of_seeds(points: &[&PointReport]) -> String {
+    match distinct(points.iter().map(|point| point.point.seed)).len() {
+        1 => String::new(),
+        seeds => format!(". Medians of {seeds} seeds, with what is lowest and highest"),
+    }
 }
 
 /// A line a system, and what was published beside it.
@@ -134,7 +168,8 @@ fn curves(report: &SimReport, along: Along, shown: &Shown, points: &[&PointRepor
             Some(Mark { name, series: curve_of(published.arch)?, x, y: published.gbps })
         })
         .collect();
-    let mut caption = format!("{}, by the {}{}", sentence(shown.axis), along.axis(), shown.note);
+    let mut caption =
+        format!("{}, by the {}{}{}", sentence(shown.axis), along.axis(), shown.note, of_seeds(points));
     if !marks.is_empty() {
         caption.push_str(". Dashed, or hollow: what was published, in the colour of its curve");
     }
@@ -158,10 +193,11 @@ fn curves(report: &SimReport, along: Along, shown: &Shown, points: &[&PointRepor
 
 /// A group of bars for each set of optimisations, in it one for each place.
 fn ablation(report: &SimReport, along: Along, shown: &Shown, points: &[&PointReport]) -> Figure {
-    let bar = |point: &&PointReport| {
-        (set_of(&point.point), along.words(along.place(&point.point)), (shown.value)(point))
-    };
-    let (groups, series) = groups(points.iter().map(bar));
+    let values =
+        merged(points.iter().map(|point| {
+            ((set_of(&point.point), along.words(along.place(&point.point))), (shown.value)(point))
+        }));
+    let (groups, series) = groups(values.into_iter().map(|((set, place), value)| (set, place, value)));
     let bars = Bars {
         title: report.plan.title.clone(),
         x_axis: "optimisations that are on".to_owned(),
@@ -171,7 +207,12 @@ fn ablation(report: &SimReport, along: Along, shown: &Shown, points: &[&PointRep
     };
     Figure {
         file: format!("ablation-{}.svg", shown.file),
-        caption: format!("{}, by the optimisations that are on{}", sentence(shown.axis), shown.note),
+        caption: format!(
+            "{}, by the optimisations that are on{}{}",
+            sentence(shown.axis),
+            shown.note,
+            of_seeds(points)
+        ),
         svg: bars.to_svg(),
     }
 }
@@ -182,13 +223,12 @@ fn set_of(point: &Point) -> String {
 }
 
 /// Where the cores' time went along one curve.
-fn time_along(along: Along, system: &str, points: &[&PointReport], accounts: &[Account]) -> Figure {
+fn time_along(along: Along, system: &str, points: &[&PointReport]) -> Figure {
     let of_system = points.iter().filter(|point| point.point.system() == *system).copied();
     let stacks = stacks(
         format!("{system}: where the cores' time went"),
         along.axis(),
         of_system.map(|point| (along.place(&point.point).to_string(), point)).collect(),
-        accounts,
     );
     Figure {
         file: format!("time-{}.svg", file_name(system)),
@@ -203,14 +243,13 @@ fn file_name(system: &str) -> String {
 }
 
 /// Where the cores' time went at one place with each set of optimisations.
-fn time_by_set(along: Along, place: u16, points: &[&PointReport], accounts: &[Account]) -> Figure {
+fn time_by_set(along: Along, place: u16, points: &[&PointReport]) -> Figure {
     let there = points.iter().filter(|point| along.place(&point.point) == place).copied();
     let words = along.words(place);
     let stacks = stacks(
         format!("{words}: where the cores' time went"),
         "optimisations that are on",
         there.map(|point| (set_of(&point.point), point)).collect(),
-        accounts,
     );
     Figure {
         file: format!("time-{place}.svg"),
@@ -221,22 +260,30 @@ fn time_by_set(along: Along, place: u16, points: &[&PointReport], accounts: &[Ac
     }
 }
 
-/// A pile for each of these points: the cores' time by account.
-fn stacks(title: String, x_axis: &str, piles: Vec<(String, &PointReport)>, accounts: &[Account]) -> Stacks {
+/// A pile for each name: the cores' time by account, as the mean of its points.
+fn stacks(title: String, x_axis: &str, points: Vec<(String, &PointReport)>) -> Stacks {
+    let groups = distinct(points.iter().map(|(name, _)| name.clone()));
     let cores = |point: &PointReport, account: Account| {
         point.outcome.share(account) * point.outcome.cores_ns.len() as f64
     };
     let part = |account: &Account| {
-        let heights = piles.iter().map(|(_, point)| cores(point, *account)).collect();
-        (account.name().replace('_', " "), heights)
+        let height = |group: &String| {
+            mean(points.iter().filter(|(name, _)| name == group).map(|(_, point)| cores(point, *account)))
+        };
+        (account.name().replace('_', " "), groups.iter().map(height).collect())
     };
     Stacks {
         title,
         x_axis: x_axis.to_owned(),
         y_axis: "cores at work".to_owned(),
-        parts: accounts.iter().map(part).collect(),
-        groups: piles.into_iter().map(|(name, _)| name).collect(),
+        // All of them, lest a colour be another account in another figure.
+        parts: Account::ALL.iter().map(part).collect(),
+        groups,
     }
+}
+
+fn mean(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    values.clone().sum::<f64>() / values.count().max(1) as f64
 }
 
 /// How the throughput of one system at one place changes with each cost that is scaled, those first that change it most;
@@ -244,22 +291,28 @@ fn stacks(title: String, x_axis: &str, piles: Vec<(String, &PointReport)>, accou
 fn sensitivity(along: Along, system: &str, place: u16, points: &[PointReport]) -> Option<Figure> {
     let is_of = |point: &&PointReport| point.point.system() == *system && along.place(&point.point) == place;
     let of_system = || points.iter().filter(is_of);
-    let plain_of = |point: &Point| {
-        let plain = Point { scaled: None, ..*point };
-        of_system().find(|other| other.point == plain).map(|other| other.throughput_gbps)
+    let with = |scaled: Option<Scaled>| {
+        let of_cost = of_system().filter(move |point| point.point.scaled == scaled);
+        of_cost.map(|point| point.throughput_gbps)
     };
-    let changes: Vec<_> = of_system()
-        .filter_map(|point| {
-            let scaled = point.point.scaled?;
-            let change = 100.0 * (point.throughput_gbps / plain_of(&point.point)? - 1.0);
-            Some((scaled.row.to_string(), scaled.factor, change))
+    let plain_gbps = mean(with(None));
+    let changes: Vec<_> = distinct(of_system().filter_map(|point| point.point.scaled))
+        .into_iter()
+        .map(|scaled| {
+            let change = 100.0 * (mean(with(Some(scaled))) / plain_gbps - 1.0);
+            (scaled.row.to_string(), scaled.factor, change)
         })
         .collect();
+    // By as much the means of some seeds differ from those of others.
+    let seeds = with(None).count() as f64;
+    let variance =
+        mean(with(None).map(|gbps| (gbps / plain_gbps - 1.0).powi(2))) * seeds / (seeds - 1.0).max(1.0);
+    let least = (100.0 * DEVIATIONS * (2.0 * variance / seeds).sqrt()).max(LEAST_CHANGE);
     let weight = |row: &String| {
         changes.iter().filter(|(of, ..)| of == row).map(|(.., change)| change.abs()).fold(0.0, f64::max)
     };
     let all = distinct(changes.iter().map(|(row, ..)| row.clone()));
-    let mut rows: Vec<_> = all.iter().filter(|row| weight(row) >= LEAST_CHANGE).cloned().collect();
+    let mut rows: Vec<_> = all.iter().filter(|row| weight(row) >= least).cloned().collect();
     rows.sort_by(|one, other| weight(other).total_cmp(&weight(one)));
     let mut factors = distinct(changes.iter().map(|(_, factor, _)| *factor));
     factors.sort_by(f64::total_cmp);
@@ -281,7 +334,7 @@ fn sensitivity(along: Along, system: &str, place: u16, points: &[PointReport]) -
         file: format!("sensitivity-{}-{place}.svg", file_name(system)),
         caption: format!(
             "How much the net throughput of {system} with {} changes if one cost is another. {} of {} costs change \
-             it by less than {LEAST_CHANGE} % and are not shown",
+             it by less than {least:.1} %, within which is what chance makes of it, and are not shown",
             along.words(place),
             all.len() - rows.len(),
             all.len()
@@ -293,7 +346,10 @@ fn sensitivity(along: Along, system: &str, place: u16, points: &[PointReport]) -
 /// What was used up along each curve: the curve, its part, and what it was there.
 pub(super) fn used_up_along(report: &SimReport) -> Vec<[String; 3]> {
     let along = Along::of(&report.points);
-    let plain: Vec<_> = report.points.iter().filter(|point| point.point.scaled.is_none()).collect();
+    // One seed tells it as well as all.
+    let is_plain =
+        |point: &&PointReport| point.point.scaled.is_none() && point.point.seed == report.plan.seed;
+    let plain: Vec<_> = report.points.iter().filter(is_plain).collect();
     let names = |point: &PointReport| point.used_up.iter().map(|limit| limit.name()).collect::<Vec<_>>();
     let mut ranges = Vec::new();
     for system in distinct(plain.iter().map(|point| point.point.system())) {
@@ -340,9 +396,10 @@ mod tests {
             let times = systems.map(|system| format!("time-{system}.svg"));
             [file.to_owned()].into_iter().chain(times).collect::<Vec<_>>()
         };
-        for plan in ["fig2", "many-core", "idle-vms", "oversubscription"] {
+        for plan in ["fig2", "many-core", "oversubscription"] {
             assert_eq!(files(plan), curves("throughput_gbps.svg"), "{plan}");
         }
+        assert_eq!(files("idle-vms")[..2], ["throughput_gbps.svg", "busy_cores.svg"]);
         assert_eq!(files("latency-blocked")[..2], ["latency_us.svg", "time-hyper-switch-all.svg"]);
         assert_eq!(
             files("ablation"),
@@ -368,6 +425,16 @@ mod tests {
         let latency = plan.replace("window_bytes = 65536", "").replace("\"stream\"", "\"requests\"");
         let latency = &figures(&report(&latency))[0];
         assert!(!latency.svg.contains("published") && !latency.caption.contains("published"));
+    }
+
+    /// Holds that points which differ by their seed alone are one value: the median, between the lowest and the highest.
+    #[test]
+    fn seeds_are_one_value() {
+        let values = [("a", 1.0), ("b", 5.0), ("a", 9.0), ("a", 2.0)];
+        let merged = merged(values.into_iter().map(|(key, value)| (key, Value::exact(value))));
+        assert_eq!(merged, [("a", Value { middle: 2.0, low: 1.0, high: 9.0 }), ("b", Value::exact(5.0))]);
+        let idle = &figures(&report(&text("idle-vms").unwrap()))[0];
+        assert!(idle.caption.contains("Medians of 5 seeds"), "{}", idle.caption);
     }
 
     /// Holds that a curve is told by what was used up along it, and that a new part begins where something else is.

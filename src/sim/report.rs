@@ -113,7 +113,7 @@ pub struct PointReport {
 }
 
 /// The titles of the table's and the CSV's columns.
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "point",
     "arch",
     "optimisations",
@@ -121,6 +121,7 @@ const COLUMNS: [&str; 18] = [
     "cores",
     "pairs",
     "idle VMs",
+    "seed",
     "Gb/s",
     "frames/s",
     "p50 us",
@@ -171,7 +172,7 @@ impl PointReport {
         };
         let none = if rounded { "-" } else { "" };
         let optional = |value: Option<String>| value.unwrap_or_else(|| none.to_owned());
-        let Point { arch, optimisations, cores, pairs, idle_vms, scaled } = self.point;
+        let Point { arch, optimisations, cores, pairs, idle_vms, scaled, seed } = self.point;
         [
             self.number.to_string(),
             arch.name().to_owned(),
@@ -180,6 +181,7 @@ impl PointReport {
             cores.to_string(),
             pairs.to_string(),
             idle_vms.to_string(),
+            seed.to_string(),
             number(self.throughput_gbps, 2),
             number(self.frames_per_s, 0),
             optional(self.p50_us.map(|us| number(us, 1))),
@@ -272,6 +274,7 @@ const CSV_COLUMNS: [&str; COLUMNS.len()] = [
     "cores",
     "pairs",
     "idle_vms",
+    "seed",
     "throughput_gbps",
     "frames_per_s",
     "p50_us",
@@ -308,11 +311,11 @@ published = [{ arch = 'vhost', gbps = 5, source = 'x' }, { arch = 'vhost', pairs
         let expected = "\
 small, seed 1, costs opteron, 1000 ms after 50 ms of warm-up, steps of 20 us, ended early: not all points are there
 
-point  arch          optimisations  cost  cores  pairs  idle VMs  Gb/s  frames/s  p50 us  p99 us  entries  interrupts  busy cores  copies x  dropped  trace             used up
-    1  hyper-switch  all            -         4      1         0  1.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000001  all cores (100 % busy); senders' vCPUs (1 of 1); receivers' vCPUs (1 of 1)
-    2  hyper-switch  all            -         4      2         0  2.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000002  all cores (100 % busy); senders' vCPUs (2 of 2); receivers' vCPUs (2 of 2)
-    3  vhost         -              -         4      1         0  3.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000003  all cores (100 % busy); senders' vCPUs (1 of 1); receivers' vCPUs (1 of 1)
-    4  vhost         -              -         4      2         0  4.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000004  all cores (100 % busy); senders' vCPUs (2 of 2); receivers' vCPUs (2 of 2)
+point  arch          optimisations  cost  cores  pairs  idle VMs  seed  Gb/s  frames/s  p50 us  p99 us  entries  interrupts  busy cores  copies x  dropped  trace             used up
+    1  hyper-switch  all            -         4      1         0     1  1.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000001  all cores (100 % busy); senders' vCPUs (1 of 1); receivers' vCPUs (1 of 1)
+    2  hyper-switch  all            -         4      2         0     1  2.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000002  all cores (100 % busy); senders' vCPUs (2 of 2); receivers' vCPUs (2 of 2)
+    3  vhost         -              -         4      1         0     1  3.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000003  all cores (100 % busy); senders' vCPUs (1 of 1); receivers' vCPUs (1 of 1)
+    4  vhost         -              -         4      2         0     1  4.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000004  all cores (100 % busy); senders' vCPUs (2 of 2); receivers' vCPUs (2 of 2)
 
 ";
         let mut report = report(PLAN);

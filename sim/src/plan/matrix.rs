@@ -6,6 +6,7 @@ use crate::scenario::Arch;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU16;
 
 /// What is simulated at one place of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub struct Point {
     pub idle_vms: u16,
     /// A cost that is another one here.
     pub scaled: Option<Scaled>,
+    /// Seeds whatever is random.
+    pub seed: u64,
 }
 
 /// A cost that is changed.
@@ -156,6 +159,7 @@ pub struct Matrix {
     cores: Option<Axis<u16>>,
     idle_vms: Axis<u16>,
     scale: BTreeMap<Row, Axis<f64>>,
+    repeat: NonZeroU16,
 }
 
 /// A matrix as a plan writes it.
@@ -171,6 +175,7 @@ struct Draft {
     #[serde(default)]
     scale: BTreeMap<Row, Axis<f64>>,
     scale_each: Option<Axis<f64>>,
+    repeat: Option<NonZeroU16>,
 }
 
 /// Why keys that are each sound make no matrix.
@@ -225,14 +230,15 @@ impl TryFrom<Draft> for Matrix {
             cores: draft.cores,
             idle_vms: draft.idle_vms.unwrap_or_else(|| Axis(vec![0])),
             scale,
+            repeat: draft.repeat.unwrap_or(NonZeroU16::MIN),
         })
     }
 }
 
 impl Matrix {
-    /// All points: scaled costs vary fastest, then pairs, idle VMs, cores, optimisations, architectures. A machine has
-    /// `cores` where the matrix does not say.
-    pub(super) fn points(&self, cores: u16) -> Vec<Point> {
+    /// All points: seeds vary fastest, from `seed` on, then scaled costs, pairs, idle VMs, cores, optimisations,
+    /// architectures. A machine has `cores` where the matrix does not say.
+    pub(super) fn points(&self, cores: u16, seed: u64) -> Vec<Point> {
         let scaled = |(row, factors): (&Row, &Axis<f64>)| {
             let row = *row;
             factors.0.clone().into_iter().map(move |factor| Some(Scaled { row, factor }))
@@ -249,9 +255,18 @@ impl Matrix {
                 for cores in self.cores.as_ref().unwrap_or(&default_cores).0.iter().copied() {
                     for idle_vms in self.idle_vms.0.iter().copied() {
                         for pairs in self.load.pairs(cores) {
-                            let point =
-                                |scaled| Point { arch, optimisations, cores, pairs, idle_vms, scaled };
-                            points.extend(scales.iter().copied().map(point));
+                            for scaled in scales.iter().copied() {
+                                let seeds = (0..self.repeat.get()).map(|n| seed.wrapping_add(n.into()));
+                                points.extend(seeds.map(|seed| Point {
+                                    arch,
+                                    optimisations,
+                                    cores,
+                                    pairs,
+                                    idle_vms,
+                                    scaled,
+                                    seed,
+                                }));
+                            }
                         }
                     }
                 }

@@ -128,6 +128,7 @@ fn mistakes_are_named() {
         ("matrix = { vms_per_core = [nan] }", "`vms_per_core` has NaN", Some(7)),
         ("matrix = { pairs = [1], scale = { notify = [0] } }", "`scale.notify` has 0", Some(7)),
         ("matrix = { pairs = [1], scale = { speed = [2] } }", "there is no cost `speed`", Some(7)),
+        ("matrix = { pairs = [1], repeat = 0 }", "expected a nonzero u16", Some(7)),
         ("matrix = { pairs = [1], optimisations = ['fast'] }", "`fast` is no optimisation", Some(7)),
         ("matrix = { pairs = [1], arch = ['xen'] }", "unknown variant `xen`", Some(7)),
         (
