@@ -47,6 +47,14 @@ impl OptimisationSet {
     }
 }
 
+/// What switches, in words: an architecture's name, and what is on of its optimisations if it has them.
+pub fn system(arch: &str, optimisations: Option<OptimisationSet>) -> String {
+    match optimisations {
+        Some(set) => format!("{arch} ({set})"),
+        None => arch.to_owned(),
+    }
+}
+
 impl fmt::Display for OptimisationSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

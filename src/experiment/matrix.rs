@@ -1,7 +1,7 @@
 //! What differs between the points of an experiment, and all combinations of it.
 
 use crate::cli::{Arch, Workload};
-use crate::optimisations::OptimisationSet;
+use crate::optimisations::{OptimisationSet, system};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -54,10 +54,7 @@ impl Matrix {
 impl Point {
     /// What switches at this point, in words: the architecture, and what is on of its optimisations.
     pub fn system(&self) -> String {
-        match self.optimisations {
-            Some(set) => format!("{} ({set})", self.arch.name()),
-            None => self.arch.name().to_owned(),
-        }
+        system(self.arch.name(), self.optimisations)
     }
 }
 

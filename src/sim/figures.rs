@@ -146,10 +146,11 @@ fn of_seeds(points: &[&PointReport]) -> String {
 
 /// A line a system, and what was published beside it.
 fn curves(report: &SimReport, along: Along, shown: &Shown, points: &[&PointReport]) -> Figure {
-    let values = points
-        .iter()
-        .map(|point| (point.point.system(), f64::from(along.place(&point.point)), (shown.value)(point)));
-    let series = series(values);
+    let values =
+        merged(points.iter().map(|point| {
+            ((point.point.system(), f64::from(along.place(&point.point))), (shown.value)(point))
+        }));
+    let series = series(values.into_iter().map(|((system, place), value)| (system, place, value)));
     let curve_of = |arch: Arch| {
         let is_of = |point: &&&PointReport| point.point.arch == arch;
         let fullest =
@@ -434,6 +435,8 @@ mod tests {
         let merged = merged(values.into_iter().map(|(key, value)| (key, Value::exact(value))));
         assert_eq!(merged, [("a", Value { middle: 2.0, low: 1.0, high: 9.0 }), ("b", Value::exact(5.0))]);
         let idle = &figures(&report(&text("idle-vms").unwrap()))[0];
+        // A marker a place and line, and one a line in the legend.
+        assert_eq!(idle.svg.matches("<polygon ").count(), 3 * (5 + 1));
         assert!(idle.caption.contains("Medians of 5 seeds"), "{}", idle.caption);
     }
 

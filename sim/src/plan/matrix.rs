@@ -1,7 +1,7 @@
 //! What differs between the points of a plan, and all combinations of it.
 
 use crate::costs::Row;
-use crate::optimisations::{OptimisationSet, SetError};
+use crate::optimisations::{OptimisationSet, SetError, system};
 use crate::scenario::Arch;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -39,10 +39,7 @@ pub struct Scaled {
 impl Point {
     /// What switches, in words: the architecture, and what is on of its optimisations.
     pub fn system(&self) -> String {
-        match self.optimisations {
-            Some(set) => format!("{} ({set})", self.arch.name()),
-            None => self.arch.name().to_owned(),
-        }
+        system(self.arch.name(), self.optimisations)
     }
 }
 
