@@ -7,13 +7,14 @@ mod matrix;
 pub use embedded::embedded;
 pub use matrix::{Axis, Load, Matrix, Point, Scaled};
 
-use crate::costs::{Cost, CostError, CostTable, Row};
+use crate::costs::{Cost, CostError, CostRow, CostTable, Kind, Row};
 use crate::guest::program::Workload;
 use crate::machine::Machine;
 use crate::scenario::{Arch, HostKind, Scenario, ScenarioError, VmSpec};
 use crate::scheduler::SchedulerConfig;
 use hyper_switch_dataplane::policy::Optimisations;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,6 +39,9 @@ pub struct Plan {
     /// The name of a cost table that the program carries, or the path of a file with one.
     #[serde(default = "defaults::costs")]
     pub costs: String,
+    /// Costs that are other than in the table.
+    #[serde(default)]
+    pub set: BTreeMap<Cost, f64>,
     /// The machine.
     pub machine: MachinePlan,
     /// How long a run is.
@@ -72,6 +76,10 @@ pub struct MachinePlan {
     /// and a larger one has more of both in proportion, as it has more sockets.
     #[serde(default)]
     pub of_cores: Option<u16>,
+    /// Guests are without a kernel that copies between sockets and packets, and touch no more of a frame than its
+    /// headers: as those of `pair --workload raw`.
+    #[serde(default)]
+    pub bare_guests: bool,
 }
 
 /// How long a run is.
@@ -86,6 +94,9 @@ pub struct RunPlan {
     /// A task's step: shorter is truer, and slower to simulate.
     #[serde(default = "defaults::quantum_us")]
     pub quantum_us: f64,
+    /// By how much of itself an entry into the hypervisor varies.
+    #[serde(default = "defaults::jitter")]
+    pub jitter: f64,
 }
 
 /// A result that was published.
@@ -118,6 +129,9 @@ mod defaults {
     }
     pub(super) fn quantum_us() -> f64 {
         20.0
+    }
+    pub(super) fn jitter() -> f64 {
+        0.1
     }
 }
 
@@ -163,6 +177,12 @@ pub enum PlanError {
         /// Why.
         error: Box<CostError>,
     },
+    /// A cost that is set to an impossible one.
+    #[error("`set`: {error}")]
+    Set {
+        /// Why.
+        error: Box<CostError>,
+    },
     /// The cost table's file cannot be read.
     #[error("there is no cost table `{name}` in the program, nor a file {}: {error}", .path.display())]
     NoCosts {
@@ -193,7 +213,7 @@ impl Plan {
     /// The text is none.
     pub fn parse(text: &str) -> Result<Plan, PlanError> {
         let plan: Plan = toml::from_str(text)?;
-        let RunPlan { duration_ms, warmup_ms, quantum_us } = plan.run;
+        let RunPlan { duration_ms, warmup_ms, quantum_us, .. } = plan.run;
         for (key, value, is_sound) in [
             ("duration_ms", duration_ms, duration_ms > 0.0),
             ("warmup_ms", warmup_ms, warmup_ms >= 0.0),
@@ -224,6 +244,16 @@ impl Plan {
     /// # Errors
     /// There is neither, or the file is no table.
     pub fn cost_table(&self, folder: &Path) -> Result<CostTable, PlanError> {
+        let mut table = self.named_table(folder)?;
+        for (name, value) in &self.set {
+            let source = "As the plan has it.".to_owned();
+            let row = CostRow { name: *name, value: *value, unit: name.unit(), kind: Kind::Assumed, source };
+            table.set(row).map_err(|error| PlanError::Set { error: error.into() })?;
+        }
+        Ok(table)
+    }
+
+    fn named_table(&self, folder: &Path) -> Result<CostTable, PlanError> {
         if let Some(table) = CostTable::embedded(&self.costs) {
             return Ok(table);
         }
@@ -284,9 +314,10 @@ impl Plan {
             doorbell: Default::default(),
             domain_vcpus,
             vms,
-            socket_copies: true,
+            socket_copies: !self.machine.bare_guests,
             verifies: false,
             quantum: Duration::from_secs_f64(self.run.quantum_us / 1e6),
+            jitter: self.run.jitter,
             warmup: Duration::from_secs_f64(self.run.warmup_ms / 1e3),
             duration: Duration::from_secs_f64(self.run.duration_ms / 1e3),
         })

@@ -281,8 +281,8 @@ mod tests {
             dispatch: figure(17.0),
             nap: figure(37.0),
             timer: figure(18.0),
-            claim: of(21.0),
-            line: Some(of(22.0)),
+            claim: figure(21.0),
+            line: Some(figure(22.0)),
             interrupt: Interrupting { notify: figure(5.0), take: figure(19.0) },
             waking: Some((waking(100.0), waking(200.0))),
         }

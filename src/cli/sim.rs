@@ -25,6 +25,8 @@ pub struct SimRun {
     pub seed: Option<u64>,
     /// In place of the plan's costs.
     pub costs: Option<String>,
+    /// What `pair --report` wrote, to be compared.
+    pub measured: Option<PathBuf>,
     /// Only this point, numbered from 1.
     pub point: Option<usize>,
     /// The folder for a report with figures.
@@ -59,6 +61,10 @@ pub(super) struct SimArgs {
     /// What work costs: a table that the program carries, or the path of one; without it, the plan says
     #[arg(long, value_name = "TABLE", group = "run")]
     costs: Option<String>,
+
+    /// Compare with the results.json that `hyper-switch pair --report DIR` wrote on real threads
+    #[arg(long, value_name = "FILE", group = "run")]
+    measured: Option<PathBuf>,
 
     /// Simulate only this point of the plan, by its number in the table
     #[arg(long, value_name = "N", group = "run")]
@@ -95,6 +101,8 @@ Examples:
       hyper-switch sim mine.toml
   The same on another machine, whose costs are in a table of one's own:
       hyper-switch sim fig2 --costs mine-costs.toml
+  How true it is on this machine (the plan's text says how to measure):
+      hyper-switch sim validation --costs costs.toml --measured real/results.json --report out
   What happens at the third point, event by event:
       hyper-switch sim smoke --point 3 --trace events.txt
   Whether two seeds give the same, for a script:
@@ -109,11 +117,13 @@ pub(super) fn long_help() -> String {
 
 impl SimArgs {
     pub(super) fn into_options(self) -> SimOptions {
-        let SimArgs { plan, print, seed, costs, point, report, trace, jobs, json, .. } = self;
+        let SimArgs { plan, print, seed, costs, measured, point, report, trace, jobs, json, .. } = self;
         match plan {
             None => SimOptions::List,
             Some(plan) if print => SimOptions::Print(plan),
-            Some(plan) => SimOptions::Run(SimRun { plan, seed, costs, point, report, trace, jobs, json }),
+            Some(plan) => {
+                SimOptions::Run(SimRun { plan, seed, costs, measured, point, report, trace, jobs, json })
+            }
         }
     }
 }
@@ -131,6 +141,7 @@ mod tests {
             plan: "fig2".to_owned(),
             seed: None,
             costs: None,
+            measured: None,
             point: None,
             report: None,
             trace: None,
@@ -140,12 +151,13 @@ mod tests {
         assert_eq!(command("sim fig2"), Command::Sim(SimOptions::Run(expected.clone())));
         expected.seed = Some(7);
         expected.costs = Some("mine.toml".to_owned());
+        expected.measured = Some("real.json".into());
         expected.point = Some(3);
         expected.report = Some("out".into());
         expected.trace = Some("t".into());
         expected.jobs = NonZeroUsize::new(2);
         expected.json = true;
-        let line = "sim fig2 --seed 7 --costs mine.toml --point 3 --report out --trace t --jobs 2 --json";
+        let line = "sim fig2 --seed 7 --costs mine.toml --measured real.json --point 3 --report out --trace t --jobs 2 --json";
         assert_eq!(command(line), Command::Sim(SimOptions::Run(expected)));
         assert_eq!(command("sim --list"), Command::Sim(SimOptions::List));
         assert_eq!(command("sim fig2 --print"), Command::Sim(SimOptions::Print("fig2".to_owned())));

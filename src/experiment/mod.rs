@@ -142,7 +142,7 @@ const LEGEND: &str = "entries, notified, wake-ups (of switching threads) and cop
                       delivered; cores are CPU seconds a second; spread is between the lowest and the highest run, of the first metric that there is";
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::cli::{Arch, Workload};
     use crate::optimisations::OptimisationSet;
@@ -165,7 +165,7 @@ mod tests {
     }
 
     /// A report of streams by two architectures, the first in two forms, with one and four pairs.
-    pub(super) fn report() -> ExperimentReport {
+    pub(crate) fn report() -> ExperimentReport {
         let matrix = Matrix {
             workloads: vec![Workload::Stream],
             archs: vec![Arch::HyperSwitch, Arch::Vhost],

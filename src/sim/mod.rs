@@ -5,12 +5,15 @@
 //! | `report` | what came of a plan: table, CSV, JSON |
 //! | `figures` | which figures its points make |
 //! | `page` | all of it as a page of HTML |
+//! | `validation` | what real threads came to, beside it |
 
 mod figures;
 mod page;
 mod report;
+mod validation;
 
 pub use report::{Comparison, PointReport, SimReport};
+pub use validation::{Validated, Validation};
 
 use crate::cli::SimRun;
 use crate::exit::{Failure, FailureKind};
@@ -71,6 +74,7 @@ pub fn run(options: &SimRun) -> Result<SimReport, Failure> {
     let plan_text = text(&options.plan)?;
     let mut plan = Plan::parse(&plan_text).map_err(|error| refused(&options.plan, &plan_text, error))?;
     plan.seed = options.seed.unwrap_or(plan.seed);
+    let measured = options.measured.as_deref().map(validation::read).transpose()?;
     let costs = cost_table(&mut plan, options)?;
     let mut scenarios = plan.scenarios(&costs).map_err(|error| refused(&options.plan, &plan_text, error))?;
     let mut points: Vec<_> = (1..).zip(plan.points()).collect();
@@ -129,7 +133,8 @@ pub fn run(options: &SimRun) -> Result<SimReport, Failure> {
     if points.is_empty() {
         return Err(Failure::new(FailureKind::Runtime, "interrupted before any point was complete"));
     }
-    Ok(SimReport::new(plan, costs, complete, points, plan_text))
+    let validation = measured.map(|measured| Validation::of(&measured, &points)).transpose()?;
+    Ok(SimReport { validation, ..SimReport::new(plan, costs, complete, points, plan_text) })
 }
 
 /// The costs of the command line, which are found from here, or else of the plan, which are found from where it lies.
@@ -170,6 +175,7 @@ pub(crate) mod tests {
             plan: plan.to_owned(),
             seed: None,
             costs: None,
+            measured: None,
             point: None,
             report: None,
             trace: None,

@@ -3,6 +3,7 @@
 use super::SimReport;
 use super::figures::used_up_along;
 use super::report::LEGEND;
+use super::validation::Validation;
 use crate::page::{Cells, Figure, Page};
 use hyper_switch_sim::costs::{CostTable, Kind};
 
@@ -26,6 +27,13 @@ pub(super) fn page(report: &SimReport, figures: &[Figure]) -> String {
             ("source", Cells::Text),
         ];
         page.table(&columns, report.published.iter().map(|comparison| (false, comparison.cells())));
+    }
+    if let Some(validation) = &report.validation {
+        page.heading("Beside what was measured");
+        page.paragraph(&format!("By {}: {}.", validation.command, validation.sentence()));
+        let columns = Validation::COLUMNS
+            .map(|(title, is_words)| (title, if is_words { Cells::Words } else { Cells::Numbers }));
+        page.table(&columns, validation.rows().map(|row| (false, row)));
     }
     page.heading("What is used up");
     let columns = [("", Cells::Words), ("at", Cells::Words), ("used up", Cells::Text)];

@@ -2,6 +2,7 @@
 
 use super::figures::figures;
 use super::page::page;
+use super::validation::Validation;
 use crate::exit::Failure;
 use crate::folder;
 use crate::table::{Column, Table};
@@ -25,6 +26,8 @@ pub struct SimReport {
     pub complete: bool,
     /// What was published, beside what came of it here.
     pub published: Vec<Comparison>,
+    /// What was measured on real threads, beside it, if that was asked for.
+    pub validation: Option<Validation>,
     /// What came of each point, in the order of the plan.
     pub points: Vec<PointReport>,
     /// The plan as it was written.
@@ -208,7 +211,7 @@ impl SimReport {
     ) -> SimReport {
         let published = plan.published.iter().filter_map(|published| Comparison::of(published, &points));
         let (published, version) = (published.collect(), env!("CARGO_PKG_VERSION").to_owned());
-        SimReport { version, plan, costs, complete, published, points, plan_text }
+        SimReport { version, plan, costs, complete, published, validation: None, points, plan_text }
     }
 
     /// What holds for all points, in a line.
@@ -244,7 +247,9 @@ impl SimReport {
             format!("{arch}, {place}: {simulated} Gb/s; published {published}, which is {deviation} %\n")
         };
         let published: String = self.published.iter().map(comparison).collect();
-        format!("{}\n\n{table}\n{LEGEND}\n{published}", self.conditions())
+        let validation = self.validation.as_ref().map(|validation| format!("\n{}", validation.render()));
+        let validation = validation.unwrap_or_default();
+        format!("{}\n\n{table}\n{LEGEND}\n{published}{validation}", self.conditions())
     }
 
     /// Writes the report, its figures and its page into `folder`, over what is there of them.
@@ -252,7 +257,8 @@ impl SimReport {
     /// # Errors
     /// A file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), Failure> {
-        let figures = figures(self);
+        let mut figures = figures(self);
+        figures.splice(0..0, self.validation.iter().flat_map(Validation::figures));
         folder::write(folder, self, self.csv(), &figures, &page(self, &figures))
     }
 

@@ -1,7 +1,7 @@
 //! The plans that the program carries.
 
 /// Their texts, each with its name, in the order in which they are shown.
-const PLANS: [(&str, &str); 9] = [
+const PLANS: [(&str, &str); 11] = [
     ("fig2", include_str!("../../plans/fig2.toml")),
     ("ablation", include_str!("../../plans/ablation.toml")),
     ("latency-blocked", include_str!("../../plans/latency-blocked.toml")),
@@ -10,6 +10,8 @@ const PLANS: [(&str, &str); 9] = [
     ("idle-vms", include_str!("../../plans/idle-vms.toml")),
     ("sensitivity", include_str!("../../plans/sensitivity.toml")),
     ("many-core", include_str!("../../plans/many-core.toml")),
+    ("validation", include_str!("../../plans/validation.toml")),
+    ("validation-two-cores", include_str!("../../plans/validation-two-cores.toml")),
     ("smoke", include_str!("../../plans/smoke.toml")),
 ];
 

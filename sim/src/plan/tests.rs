@@ -27,7 +27,7 @@ fn the_carried_plans_are_sound() {
         assert_eq!(plan.name, name);
         let costs = plan.cost_table(Path::new("")).unwrap();
         assert_eq!(plan.scenarios(&costs).unwrap().len(), plan.points().len());
-        assert!(!plan.shows.starts_with('\n') && !plan.shows.contains("  "), "{name}: {}", plan.shows);
+        assert!(!plan.shows.starts_with('\n') && !plan.shows.contains("   "), "{name}: {}", plan.shows);
     }
 }
 
