@@ -45,7 +45,7 @@ pub mod raw;
 mod tests;
 pub mod workload;
 
-pub use nic::{Nic, NicConfig, NicConfigError, NicCounters, NicFault};
+pub use nic::{Nic, NicConfig, NicConfigError, NicCounters, NicFault, NicPlaces, NicStanding};
 
 use driver::Driver;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};

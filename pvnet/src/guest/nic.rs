@@ -13,7 +13,7 @@
 use super::checksum;
 use super::doorbell::{Doorbell, Pace};
 use crate::header::{F_DATA_VALID, GsoType, Offloads, VNET_HDR_BYTES, VnetHdr};
-use crate::mem::{GuestMemory, Segment};
+use crate::mem::{GuestMemory, MemoryFault, Segment};
 use crate::ring::device::QueueFeatures;
 use crate::ring::driver::{DeviceLied, DriverFeatures, DriverQueue};
 use crate::ring::{QueueAddrs, QueueLayout, QueueSizeError, RingFormat};
@@ -21,6 +21,7 @@ use crate::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 use std::num::{NonZeroU16, NonZeroUsize};
+use std::ops::Range;
 use std::sync::Arc;
 
 const CACHE_LINE_BYTES: u32 = 64;
@@ -137,6 +138,32 @@ pub struct NicCounters {
     pub tx_no_buffer: u64,
 }
 
+/// Where the parts of an interface lie in its memory, as guest addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicPlaces {
+    /// The receive ring.
+    pub rx_ring: QueueAddrs,
+    /// The transmit ring.
+    pub tx_ring: QueueAddrs,
+    /// The receive buffers, and how far each begins from the one before.
+    pub rx_buffers: (Range<u64>, u64),
+    /// The transmit buffers, likewise.
+    pub tx_buffers: (Range<u64>, u64),
+}
+
+/// How many buffers are where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NicStanding {
+    /// Receive buffers that were offered and not taken back.
+    pub rx_out: u16,
+    /// Of those, the ones that the switch has given back.
+    pub rx_unread: u16,
+    /// Transmit buffers that are in the ring, offered or not, and not taken back.
+    pub tx_out: u16,
+    /// Of those, the ones that the switch has given back.
+    pub tx_unread: u16,
+}
+
 /// The VM's network interface.
 ///
 /// # Who owns a buffer
@@ -151,6 +178,7 @@ pub struct NicCounters {
 pub struct Nic {
     config: NicConfig,
     memory: Arc<GuestMemory>,
+    places: NicPlaces,
     rx: Receiver,
     tx: Transmitter,
     fault: Option<NicFault>,
@@ -197,6 +225,15 @@ impl Nic {
         let tx_buffers = take(Buffers::bytes(tx_count, tx_buffer_bytes));
         let memory = Arc::new(GuestMemory::anonymous(end as usize));
 
+        let area = |start: u64, count: u32, bytes: u32| {
+            (start..start + Buffers::bytes(count, bytes), Buffers::stride(bytes).into())
+        };
+        let places = NicPlaces {
+            rx_ring,
+            tx_ring,
+            rx_buffers: area(rx_buffers, rx_slots.into(), rx_buffer_bytes),
+            tx_buffers: area(tx_buffers, tx_count, tx_buffer_bytes),
+        };
         let features = DriverFeatures { event_idx, indirect: None };
         let mut rx = Receiver {
             queue: DriverQueue::with_format(ring, &memory, rx_slots, rx_ring, features)?,
@@ -217,12 +254,55 @@ impl Nic {
             doorbell: Doorbell::new(batching),
             counters: NicCounters::default(),
         };
-        Ok(Nic { config, memory, rx, tx, fault: None })
+        Ok(Nic { config, memory, places, rx, tx, fault: None })
     }
 
     /// The VM's memory, for the switch to attach to.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
+    }
+
+    /// Where its parts lie in [`memory`](Nic::memory).
+    pub fn places(&self) -> &NicPlaces {
+        &self.places
+    }
+
+    /// How many buffers are where.
+    pub fn standing(&self) -> NicStanding {
+        NicStanding {
+            rx_out: self.rx.queue.outstanding(),
+            rx_unread: self.rx.queue.unread(),
+            tx_out: self.config.tx_slots - self.tx.idle.len() as u16,
+            tx_unread: self.tx.queue.unread(),
+        }
+    }
+
+    /// Where the buffer begins that [`next_frame`](Nic::next_frame) gave the last frame in, if one did.
+    pub fn held_buffer(&self) -> Option<u64> {
+        self.rx.held.map(|index| self.rx.buffers.addr(index))
+    }
+
+    /// Reads the VM's memory, as the VM may at any time.
+    ///
+    /// # Errors
+    /// That is not in its memory.
+    pub fn peek(&self, addr: u64, into: &mut [u8]) -> Result<(), MemoryFault> {
+        let from = self.memory.translate_whole(addr, into.len() as u32)?;
+        // SAFETY: the range was just translated; the copy reads bytes that the device may be writing, as any of ours.
+        unsafe { from.read(into) };
+        Ok(())
+    }
+
+    /// Writes to the VM's memory, wherever that is: what a VM that keeps no rules does.
+    ///
+    /// # Errors
+    /// That is not in its memory.
+    pub fn poke(&mut self, addr: u64, from: &[u8]) -> Result<(), MemoryFault> {
+        let to = self.memory.translate_whole(addr, from.len() as u32)?;
+        // SAFETY: the range was just translated. References to buffers live only as long as `self` is borrowed for
+        // them, and the driver trusts nothing that it reads from its rings.
+        unsafe { to.write(from) };
+        Ok(())
     }
 
     /// Where the receive ring lies in [`memory`](Nic::memory).

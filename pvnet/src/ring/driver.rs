@@ -257,6 +257,12 @@ impl<T: Copy> DriverQueue<T> {
         each!(&self.format, queue => queue.has_used())
     }
 
+    /// How many chains the device has given back that [`pop_used`](Self::pop_used) has not taken, as far as that can be
+    /// true.
+    pub fn unread(&self) -> u16 {
+        each!(&self.format, queue => queue.unread())
+    }
+
     /// Takes the next chain that the device is done with, if there is one (clauses 2.7.14, 2.8.22).
     ///
     /// # Errors

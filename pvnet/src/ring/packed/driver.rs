@@ -162,6 +162,24 @@ impl<T: Copy> PackedDriver<T> {
         self.used.is_used(self.layout.tail(self.used.slot).flags)
     }
 
+    pub(crate) fn unread(&self) -> u16 {
+        let (mut at, mut unread) = (self.used, 0);
+        while unread < self.outstanding() {
+            let Tail { id, flags, .. } = self.layout.tail(at.slot);
+            if !at.is_used(flags) {
+                break;
+            }
+            at.advance(self.descriptors(id), self.layout.size());
+            unread += 1;
+        }
+        unread
+    }
+
+    /// The slots of a chain that came back; 1 for a lie, of which `pop_used` will speak.
+    fn descriptors(&self, id: u16) -> u16 {
+        self.chains.get(usize::from(id)).copied().flatten().map_or(1, |chain| chain.descriptors)
+    }
+
     #[inline]
     pub(crate) fn pop_used(&mut self) -> Result<Option<Used<T>>, DeviceLied> {
         let Tail { len: bytes, id, flags } = self.layout.tail(self.used.slot);
@@ -206,9 +224,7 @@ impl<T: Copy> PackedDriver<T> {
             if !at.is_used(flags) {
                 return false;
             }
-            // Of a lie `pop_used` will speak.
-            let chain = self.chains.get(usize::from(id)).copied().flatten();
-            let descriptors = chain.map_or(1, |chain| chain.descriptors);
+            let descriptors = self.descriptors(id);
             at.advance(descriptors, self.layout.size());
             left = left.saturating_sub(descriptors);
         }

@@ -172,6 +172,10 @@ impl<T: Copy> SplitDriver<T> {
         self.device_used() != self.used
     }
 
+    pub(crate) fn unread(&self) -> u16 {
+        self.device_used().wrapping_sub(self.used)
+    }
+
     #[inline]
     pub(crate) fn pop_used(&mut self) -> Result<Option<Used<T>>, DeviceLied> {
         let returned = self.device_used().wrapping_sub(self.used);
