@@ -125,6 +125,11 @@ impl Clock {
         Nanos(start_ns.get() + spent_ps.get() / PS)
     }
 
+    /// What the longest of all cores' steps has taken so far, in nanoseconds, of those under way or just over.
+    pub(crate) fn longest_step_ns(&self) -> u64 {
+        self.steps.iter().map(|step| step.spent_ps.get() / PS).max().unwrap_or_default()
+    }
+
     /// The core that is at work.
     #[inline]
     pub(crate) fn core(&self) -> CoreId {

@@ -64,10 +64,16 @@ pub(crate) struct SimHost {
     /// By how much entries vary, and the stream that tells how.
     jitter: f64,
     random: RefCell<Random>,
+    /// Cores that were put aside in the midst of the switch, and the one that is there.
+    pub(crate) inside: Cell<usize>,
+    /// VMs that the switch named since this was last asked, if anybody asks.
+    touched: Option<RefCell<Vec<u16>>>,
 }
 
 impl SimHost {
     /// A host of so many tasks, whose first are the VMs. The next is the timekeeper, where that is a task.
+    ///
+    /// If the run is checked, it notes which VMs the switch names.
     pub(crate) fn new(scenario: &Scenario, tasks: usize) -> SimHost {
         let prices = Prices::new(&scenario.costs, scenario.machine);
         let vms = scenario.vms.len();
@@ -92,7 +98,27 @@ impl SimHost {
             jitter: scenario.jitter,
             random: RefCell::new(Random::new(scenario.seed, ENTRIES)),
             prices,
+            inside: Cell::new(0),
+            touched: scenario.verifies.then(RefCell::default),
         }
+    }
+
+    /// Notes that something happened at a VM's port.
+    #[inline]
+    pub(crate) fn touch(&self, vm: PortId) {
+        if let Some(touched) = &self.touched {
+            touched.borrow_mut().push(vm.0);
+        }
+    }
+
+    /// The VMs that were touched since this was last called, each once.
+    pub(crate) fn take_touched(&self, into: &mut Vec<u16>) {
+        into.clear();
+        if let Some(touched) = &self.touched {
+            into.append(&mut touched.borrow_mut());
+        }
+        into.sort_unstable();
+        into.dedup();
     }
 
     /// What steps did to others since this was last called, in the order in which they did it.
@@ -286,6 +312,7 @@ impl Host for SimHost {
     }
 
     fn notify(&self, vm: PortId, _ring: Ring) {
+        self.touch(vm);
         self.signal(TaskId(vm.0), self.prices.notify, self.prices.notify_awake);
     }
 
@@ -320,6 +347,7 @@ impl Host for SimHost {
     }
 
     fn arm(&self, vm: PortId, at: Nanos) {
+        self.touch(vm);
         let timer = &self.timers[usize::from(vm.0)];
         if at.0 >= timer.get() {
             return;
@@ -338,15 +366,21 @@ impl Host for SimHost {
     fn spent(&self, work: Work) {
         let Prices { switch_frame, flow_miss, copy_frame, .. } = self.prices;
         match work {
-            Work::Switched { frames, .. } => {
+            Work::Switched { from, frames } => {
+                self.touch(from);
                 self.clock.charge(Account::Switching, u64::from(frames) * switch_frame);
             }
             Work::Completed { of, .. } => {
                 let lines = self.lines(self.home(of));
                 self.clock.charge(Account::Copying, self.prices.complete + lines);
             }
-            Work::Missed { .. } => self.clock.charge(Account::Switching, flow_miss),
+            Work::Missed { from } => {
+                self.touch(from);
+                self.clock.charge(Account::Switching, flow_miss);
+            }
             Work::Copied { from, to, bytes } => {
+                self.touch(from);
+                self.touch(to);
                 self.set_copier(to.0, self.clock.core());
                 self.clock.charge(Account::Copying, copy_frame);
                 if self.touches_payload {

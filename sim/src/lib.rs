@@ -19,18 +19,23 @@
 //! | `host` | the [`Host`](hyper_switch_dataplane::host::Host) that the switch sees |
 //! | `arch` | the three architectures: this switch, a driver domain, vhost |
 //! | `guest` | a guest with a real driver and a modelled stack |
+//! | [`check`] | what must hold after each event |
+//! | `trial`, `lies` | what is done to VMs and the control plane from outside |
+//! | [`swarm`] | trials drawn at random |
 //! | `fiber` | a task that can be put aside in the midst of the switch |
 //! | `clock`, `event`, `random`, `trace` | virtual time, the order of events, seeded streams, what happened |
 
 #![forbid(unsafe_code)]
 
 mod arch;
+pub mod check;
 mod clock;
 pub mod costs;
 mod event;
 mod fiber;
 mod guest;
 mod host;
+mod lies;
 pub mod machine;
 mod memory;
 pub mod optimisations;
@@ -41,8 +46,10 @@ pub mod saturation;
 pub mod scenario;
 pub mod scheduler;
 pub mod simulation;
+pub mod swarm;
 pub mod sweep;
 mod trace;
+mod trial;
 
 pub use clock::Account;
 pub use guest::program::{Side, Workload};

@@ -22,6 +22,26 @@ impl Random {
         (self.word() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
+    /// A number of `0..count`, of which there is at least one.
+    pub(crate) fn below(&mut self, count: u64) -> u64 {
+        self.word() % count
+    }
+
+    /// A number of `from..=to`.
+    pub(crate) fn within(&mut self, from: u64, to: u64) -> u64 {
+        from + self.below(to - from + 1)
+    }
+
+    /// Yes, with this probability.
+    pub(crate) fn chance(&mut self, probability: f64) -> bool {
+        self.unit() < probability
+    }
+
+    /// One of these.
+    pub(crate) fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize].clone()
+    }
+
     /// A number of exponential distribution with that mean.
     pub(crate) fn exponential(&mut self, mean: f64) -> f64 {
         -mean * (1.0 - self.unit()).ln()

@@ -18,6 +18,7 @@ use crate::arch::entrance::{Pause, Seat};
 use crate::arch::hyper_switch::HyperSwitch;
 use crate::arch::vhost::Vhost;
 use crate::arch::{Fabric, Shift, Way};
+use crate::check::{Broken, Violation};
 use crate::clock::{ACCOUNTS, Account};
 use crate::event::Events;
 use crate::fiber::Fiber;
@@ -26,13 +27,15 @@ use crate::guest::{Guest, GuestConfig, Step};
 use crate::host::{Effect, SimHost, TaskId};
 use crate::memory::MemoryBook;
 use crate::random::Random;
-use crate::scenario::{Arch, HostKind, Latency, Outcome, Scenario, ScenarioError, VmOutcome, VmSpec};
+use crate::scenario::{Arch, HostKind, Latency, Outcome, Scenario, ScenarioError, VmOutcome};
 use crate::scheduler::Scheduler;
 use crate::trace::Trace;
+use crate::trial::{Setup, Trial};
 use hdrhistogram::Histogram;
 use hyper_switch_dataplane::api::{Nanos, PortId};
 use hyper_switch_dataplane::host::{CoreId, RunState};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::rc::Rc;
 
@@ -55,6 +58,10 @@ enum Event {
     ControlPlane,
     /// The warm-up is over.
     Measure,
+    /// Something is done from outside, of the list of a trial.
+    Deed(u32),
+    /// VMs that were disconnected may be gone.
+    Reap,
 }
 
 impl Event {
@@ -68,6 +75,8 @@ impl Event {
             Event::Timer(vm) => [5 << 32 | u64::from(vm.0), 0],
             Event::ControlPlane => [6 << 32, 0],
             Event::Measure => [7 << 32, 0],
+            Event::Deed(number) => [9 << 32 | u64::from(number), 0],
+            Event::Reap => [10 << 32, 0],
             Event::GoOn(core, step) => [8 << 32 | u64::from(core.0), step.into()],
         }
     }
@@ -118,13 +127,13 @@ struct Worth {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Sleep {
+pub(crate) struct Sleep {
     /// Counts its sleeps.
     number: u32,
     /// A wake-up is on its way.
-    is_waking: bool,
+    pub(crate) is_waking: bool,
     /// It is ready or runs.
-    is_awake: bool,
+    pub(crate) is_awake: bool,
 }
 
 /// The streams of random numbers from here on tell when tasks begin, which is within this time.
@@ -136,17 +145,17 @@ const NEVER: u64 = u64::MAX;
 
 /// A run in progress.
 pub struct Simulation<'w> {
-    scenario: Scenario,
-    host: Rc<SimHost>,
-    fabric: Fabric,
-    guests: Vec<Rc<RefCell<Guest>>>,
-    scores: Vec<Rc<RefCell<Score>>>,
+    pub(crate) scenario: Scenario,
+    pub(crate) host: Rc<SimHost>,
+    pub(crate) fabric: Fabric,
+    pub(crate) guests: Vec<Rc<RefCell<Guest>>>,
+    pub(crate) scores: Vec<Rc<RefCell<Score>>>,
     /// Of the hypervisor's switch: its VMs, and its idle cores.
     vms: Vec<Fiber>,
     idlers: Vec<Fiber>,
     scheduler: Scheduler,
     cores: Vec<Core>,
-    sleeps: Vec<Sleep>,
+    pub(crate) sleeps: Vec<Sleep>,
     /// For how long each task has had a core.
     tasks_ns: Vec<u64>,
     /// When the control plane is called next.
@@ -154,9 +163,11 @@ pub struct Simulation<'w> {
     events: Events<Event>,
     effects: Vec<(u64, Effect)>,
     trace: Trace<'w>,
-    now_ns: u64,
+    pub(crate) now_ns: u64,
     end_ns: u64,
     base: Option<Base>,
+    /// What is checked and done, if it is.
+    trial: Option<Box<Trial>>,
 }
 
 /// What had been when the measurement began.
@@ -168,7 +179,8 @@ struct Base {
 }
 
 impl<'w> Simulation<'w> {
-    /// A run that is about to begin. What happens is written to `lines`, if that is wanted.
+    /// A run that is about to begin. What happens is written to `lines`, if that is wanted. With
+    /// [`verifies`](Scenario::verifies) it is checked, see [`Simulation::violation`].
     ///
     /// # Errors
     /// The scenario cannot be run.
@@ -176,37 +188,36 @@ impl<'w> Simulation<'w> {
         scenario: Scenario,
         lines: Option<&'w mut dyn Write>,
     ) -> Result<Simulation<'w>, ScenarioError> {
+        let setup = Setup::of(&scenario);
+        Simulation::with(scenario, setup, lines)
+    }
+
+    /// As [`Simulation::new`], with a trial's further particulars.
+    pub(crate) fn with(
+        scenario: Scenario,
+        setup: Setup,
+        lines: Option<&'w mut dyn Write>,
+    ) -> Result<Simulation<'w>, ScenarioError> {
         scenario.check()?;
-        let Scenario { machine, arch, optimisations, .. } = scenario;
-        let batches = arch != Arch::HyperSwitch || optimisations.batching;
-        let guest = |(number, vm): (usize, &VmSpec)| {
-            let config = GuestConfig {
-                own: number as u16,
-                peer: vm.peer,
-                side: vm.side,
-                workload: vm.workload,
-                batching: batches.then_some(scenario.doorbell),
-                copies: scenario.socket_copies,
-                verifies: scenario.verifies,
-            };
+        let Scenario { machine, arch, .. } = scenario;
+        let guest = |number: usize| {
             let random = Random::new(scenario.seed, number as u64);
-            Guest::new(&config, random).map_err(|why| ScenarioError::Nic { vm: number, why: why.to_string() })
+            Guest::new(&guest_config(&scenario, &setup, number), random)
+                .map_err(|why| ScenarioError::Nic { vm: number, why: why.to_string() })
         };
-        let guests = scenario.vms.iter().enumerate().map(guest).collect::<Result<Vec<_>, _>>()?;
+        let mut guests = (0..scenario.vms.len()).map(guest).collect::<Result<Vec<_>, _>>()?;
+        let switch_config = setup.switch.clone();
+        let trial = scenario.verifies.then(|| Box::new(Trial::new(&scenario, setup)));
+        if let Some(trial) = &trial {
+            guests.iter_mut().enumerate().for_each(|(number, guest)| trial.watch(number, guest));
+        }
         // Whatever carries the frames has at most a task for each VM, and at most one more.
         let tasks = 2 * guests.len() + 1;
         let host = Rc::new(SimHost::new(&scenario, tasks));
         let nics = || guests.iter().map(Guest::nic);
         let fabric = match arch {
             Arch::HyperSwitch => {
-                let mut switch = HyperSwitch::new(
-                    &host,
-                    guests.len(),
-                    optimisations,
-                    scenario.pace,
-                    scenario.host,
-                    scenario.seed,
-                );
+                let mut switch = HyperSwitch::new(&host, guests.len(), scenario.host, switch_config);
                 for (number, nic) in nics().enumerate() {
                     let port = switch.attach(format!("vm{number}"), nic);
                     assert_eq!(usize::from(port.0), number, "ports are numbered as VMs are");
@@ -267,6 +278,7 @@ impl<'w> Simulation<'w> {
             scores,
             vms,
             idlers,
+            trial,
         };
         simulation.begin(measure_ns);
         Ok(simulation)
@@ -277,6 +289,10 @@ impl<'w> Simulation<'w> {
         let cores = self.scenario.machine.cores;
         (0..cores).for_each(|core| self.host.set_idle(CoreId(core), true));
         self.events.push(measure_ns, Event::Measure);
+        let deeds = self.trial.iter().flat_map(|trial| &trial.setup.deeds);
+        for (number, (at_ns, _)) in deeds.enumerate() {
+            self.events.push(*at_ns, Event::Deed(number as u32));
+        }
         if matches!(self.fabric, Fabric::HyperSwitch(_)) {
             self.call_control_plane(0);
         }
@@ -300,13 +316,31 @@ impl<'w> Simulation<'w> {
         self.end_ns
     }
 
+    /// The hash of all that happened so far.
+    pub(crate) fn hash(&self) -> u64 {
+        self.trace.hash()
+    }
+
     /// Events so far.
     pub fn events(&self) -> u64 {
         self.trace.events()
     }
 
+    /// The rule that was broken first, in a run that is checked: with it the run is over.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.trial.as_ref()?.violation.as_ref()
+    }
+
+    /// What happened how often in a run that is checked.
+    pub(crate) fn take_coverage(&mut self) -> BTreeMap<&'static str, u64> {
+        self.trial.as_mut().map(|trial| std::mem::take(&mut trial.coverage)).unwrap_or_default()
+    }
+
     /// Has the next event happen; `false` if the run is over.
     pub fn step(&mut self) -> bool {
+        if self.violation().is_some() {
+            return false;
+        }
         let Some((at_ns, event)) = self.events.pop() else { return false };
         if at_ns > self.end_ns {
             self.now_ns = self.end_ns;
@@ -328,8 +362,59 @@ impl<'w> Simulation<'w> {
             Event::Timer(vm) => self.timer(vm),
             Event::ControlPlane => self.control_plane(),
             Event::Measure => self.measure(),
+            Event::Deed(number) => {
+                self.with_trial(&event, |trial, run| trial.carry_out(run, number as usize));
+            }
+            Event::Reap => self.reap(),
         }
+        self.with_trial(&event, Trial::check);
         true
+    }
+
+    /// The run is over and everything has come to rest: checks what must hold then.
+    pub(crate) fn come_to_rest(&mut self) {
+        self.with_trial(&"the end", Trial::rest);
+    }
+
+    /// Has the trial look, or do, if there is one.
+    #[inline]
+    fn with_trial(
+        &mut self,
+        happened: &dyn std::fmt::Debug,
+        look: impl FnOnce(&mut Trial, &mut Simulation<'w>) -> Result<(), Broken>,
+    ) {
+        let Some(mut trial) = self.trial.take() else { return };
+        if trial.violation.is_none()
+            && let Err((rule, says)) = look(&mut trial, self)
+        {
+            let (at_ns, event, happened) = (self.now_ns, self.events(), format!("{happened:?}"));
+            trial.violation = Some(Violation { at_ns, event, happened, rule, says });
+        }
+        self.trial = Some(trial);
+    }
+
+    /// A deed is done once more, so much later.
+    pub(crate) fn do_again(&mut self, number: usize, after_ns: u64) {
+        self.events.push(self.now_ns + after_ns, Event::Deed(number as u32));
+    }
+
+    /// VMs that were disconnected are looked at from now on until they are gone.
+    pub(crate) fn begin_reaping(&mut self) {
+        self.events.push(self.now_ns, Event::Reap);
+    }
+
+    fn reap(&mut self) {
+        self.host.clock.begin(CoreId(self.scenario.machine.cores), self.now_ns);
+        let Fabric::HyperSwitch(switch) = &mut self.fabric else { return };
+        if !switch.reap(&self.host) {
+            self.events.push(self.now_ns + REAP_EVERY_NS, Event::Reap);
+        }
+        self.carry_out();
+    }
+
+    /// A task is to look around, whatever it does.
+    pub(crate) fn wake_now(&mut self, task: TaskId) {
+        self.events.push(self.now_ns, Event::Wake(task));
     }
 
     /// Runs to the end.
@@ -442,6 +527,9 @@ impl<'w> Simulation<'w> {
         if self.host.clock.spent_ns() == 0 {
             self.host.clock.wait(1);
         }
+        if let Some(trial) = &mut self.trial {
+            trial.checker.note_step(self.host.clock.spent_ns());
+        }
         let at = &mut self.cores[usize::from(core.0)];
         at.mode = mode;
         self.events.push(self.host.clock.now().0, Event::StepEnd(core, at.step));
@@ -475,6 +563,7 @@ impl<'w> Simulation<'w> {
     /// Runs the VM that has `core` until its step is over or others go first.
     fn run_vm(&mut self, core: CoreId) {
         let task = self.scheduler.running(core).expect("a step is of a task that has its core");
+        self.host.touch(PortId(task.0));
         self.host.set_horizon(self.events.next_ns());
         match self.vms[usize::from(task.0)].go_on() {
             Pause::Ahead => self.put_aside(core, Mode::Aside),
@@ -511,10 +600,10 @@ impl<'w> Simulation<'w> {
                 }
                 Effect::Timer(vm, at) => self.events.push(at.0.max(self.now_ns), Event::Timer(vm)),
                 Effect::Upcalls { faulted } => {
-                    if let Fabric::HyperSwitch(switch) = &mut self.fabric {
-                        switch.plane.is_fault_near |= faulted;
-                    }
-                    self.call_control_plane(at_ns + self.host.prices.control_plane / 1_000);
+                    let Fabric::HyperSwitch(switch) = &mut self.fabric else { continue };
+                    switch.plane.is_fault_near |= faulted;
+                    let takes_ns = self.host.prices.control_plane / 1_000 * switch.plane.slowness;
+                    self.call_control_plane(at_ns + takes_ns);
                 }
             }
         }
@@ -588,6 +677,11 @@ impl<'w> Simulation<'w> {
             self.host.clock.charge(Account::Dispatch, self.host.prices.dispatch);
         }
         self.host.set_state(task, RunState::Running(core));
+        if self.trial.as_ref().is_some_and(|trial| trial.is_dead(task)) {
+            // What it is told does not keep it awake.
+            self.host.take_signal(task);
+            return self.spend_task(core, Some(None));
+        }
         if usize::from(task.0) < self.vms.len() {
             return self.run_vm(core);
         }
@@ -711,7 +805,7 @@ impl<'w> Simulation<'w> {
         self.host.clock.return_to(core, aside);
     }
 
-    fn call_control_plane(&mut self, at_ns: u64) {
+    pub(crate) fn call_control_plane(&mut self, at_ns: u64) {
         if at_ns < self.control_plane_ns {
             self.control_plane_ns = at_ns;
             self.events.push(at_ns, Event::ControlPlane);
@@ -730,6 +824,10 @@ impl<'w> Simulation<'w> {
             self.call_control_plane(at_ns.max(self.now_ns + 1));
         }
         self.carry_out();
+        self.with_trial(&Event::ControlPlane, |trial, run| {
+            trial.learned(run);
+            Ok(())
+        });
     }
 
     /// Why the trace's lines end early, if they do.
@@ -737,6 +835,27 @@ impl<'w> Simulation<'w> {
         self.trace.broken()
     }
 }
+
+/// What a VM is made for.
+pub(crate) fn guest_config(scenario: &Scenario, setup: &Setup, number: usize) -> GuestConfig {
+    let (vm, extra) = (scenario.vms[number], &setup.vms[number]);
+    let batches = scenario.arch != Arch::HyperSwitch || scenario.optimisations.batching;
+    GuestConfig {
+        own: number as u16,
+        peer: vm.peer,
+        side: vm.side,
+        workload: vm.workload,
+        batching: batches.then_some(scenario.doorbell),
+        copies: scenario.socket_copies,
+        verifies: scenario.verifies,
+        others: extra.others.clone(),
+        is_eager: extra.is_eager,
+        shape: extra.shape,
+    }
+}
+
+/// Between two looks whether VMs that were disconnected are gone.
+const REAP_EVERY_NS: u64 = 50_000;
 
 fn nanos(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)

@@ -35,8 +35,12 @@ fn scenario(arch: Arch, pairs: u16, workload: Workload) -> Scenario {
     }
 }
 
+/// Runs it, and holds that no rule was broken in it.
 fn run(scenario: Scenario) -> Outcome {
-    Simulation::new(scenario, None).unwrap().run()
+    let mut simulation = Simulation::new(scenario, None).unwrap();
+    let outcome = simulation.run();
+    assert_eq!(simulation.violation(), None);
+    outcome
 }
 
 /// Holds that each workload gets somewhere on each architecture, however many VMs share the cores, that no core is at

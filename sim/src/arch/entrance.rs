@@ -111,7 +111,10 @@ impl Entrance {
     ) -> Entered {
         seat.host.clock.charge(Account::Switching, seat.host.prices.switch_entry);
         seat.keep_pace();
+        let inside = &seat.host.inside;
+        inside.set(inside.get() + 1);
         let entered = enter(&self.switch, &mut self.context);
+        inside.set(inside.get() - 1);
         if entered.upcalls || entered.faulted {
             seat.host.affect(Effect::Upcalls { faulted: entered.faulted });
         }

@@ -145,6 +145,34 @@ impl Template {
     }
 }
 
+/// What any frame of any guest says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Letter {
+    pub(crate) from: u16,
+    pub(crate) to: u16,
+    pub(crate) ordinal: u64,
+    pub(crate) pattern_at: usize,
+}
+
+/// Reads a frame of any guest to any other; none of what no guest writes.
+pub(crate) fn letter(frame: &[u8]) -> Option<Letter> {
+    let (addresses, rest) = frame.split_first_chunk::<12>()?;
+    let number = |mac: &[u8]| {
+        let vm = u16::from_be_bytes([mac[4], mac[5]]).checked_sub(1)?;
+        (mac == GuestConfig::numbered(vm).mac).then_some(vm)
+    };
+    let (to, from) = (number(&addresses[..6])?, number(&addresses[6..])?);
+    // IPv4's field of the protocol (RFC 791, section 3.1).
+    let transport = match *rest.get(LOWER_BYTES - 12 - 11)? {
+        6 => Transport::Tcp,
+        17 => Transport::Udp,
+        _ => return None,
+    };
+    let numbers_at = LOWER_BYTES + transport.header_bytes();
+    let ordinal = frame.get(numbers_at..numbers_at + NUMBER_BYTES)?.first_chunk()?;
+    Some(Letter { from, to, ordinal: u64::from_be_bytes(*ordinal), pattern_at: numbers_at + NUMBER_BYTES })
+}
+
 /// Fills what is behind the numbers of a frame, so that no two frames of a run have the same bytes at one place.
 pub(crate) fn fill(pattern: &mut [u8], ordinal: u64) {
     for (at, byte) in pattern.iter_mut().enumerate() {
@@ -189,6 +217,9 @@ mod tests {
                     assert!(bytes < 100 || !is_intact(&frame[template.pattern_at()..], 5));
                     let read = |own, peer| Template::new(own, peer, transport, bytes).read(&frame);
                     assert_eq!(read(4, 3), Some((ordinal as u64, says)));
+                    let expected =
+                        Letter { from: 3, to: 4, ordinal: ordinal as u64, pattern_at: template.pattern_at() };
+                    assert_eq!(letter(&frame), Some(expected));
                     assert_eq!((read(3, 4), read(5, 3), read(4, 5)), (None, None, None));
                     let packet = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
                     assert!(packet.net.is_some() && packet.transport.is_some());

@@ -9,6 +9,7 @@ pub(crate) mod frame;
 pub(crate) mod program;
 
 use crate::arch::entrance::Seat;
+use crate::check::witness::Witness;
 use crate::clock::{Account, PS};
 use crate::host::{SimHost, TaskId};
 use crate::random::Random;
@@ -17,6 +18,7 @@ use hyper_switch_pvnet::guest::doorbell::Pace;
 use hyper_switch_pvnet::guest::driver::Driver;
 use hyper_switch_pvnet::guest::{Hypercall, Nic, NicConfig, NicConfigError, NicFault};
 use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES};
+use hyper_switch_pvnet::ring::RingFormat;
 use program::{Next, Program, Score, Side, Workload};
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
@@ -33,6 +35,16 @@ const SEGMENT_BYTES: usize = 1_448;
 /// A frame up to this is one segment.
 const WIRE_BYTES: usize = 1_514;
 
+/// How a guest's interface is made, where that is not as usual.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NicShape {
+    pub(crate) ring: RingFormat,
+    pub(crate) event_idx: bool,
+    pub(crate) rx_slots: u16,
+    pub(crate) rx_buffer_bytes: u32,
+    pub(crate) tx_slots: u16,
+}
+
 /// What a guest is made for.
 #[derive(Clone, Debug)]
 pub(crate) struct GuestConfig {
@@ -45,8 +57,13 @@ pub(crate) struct GuestConfig {
     pub(crate) batching: Option<Pace>,
     /// Data are copied between socket and packet, as a kernel does.
     pub(crate) copies: bool,
-    /// Every byte that arrives is compared with what was sent.
+    /// Frames are filled with what can be compared when they arrive.
     pub(crate) verifies: bool,
+    /// Others to whom it sends data in turn with its peer.
+    pub(crate) others: Vec<u16>,
+    /// It sends though it has not heard its peer.
+    pub(crate) is_eager: bool,
+    pub(crate) shape: Option<NicShape>,
 }
 
 /// What a step of a guest came to.
@@ -58,71 +75,91 @@ pub(crate) enum Step {
     Blocks(Option<u64>),
 }
 
-/// What a guest found wrong with what it received. A sound switch makes none of these.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wrongs {
-    /// Frames whose ordinal was not above the last one's.
-    pub(crate) reordered: u64,
-    /// Frames that were not as they had been sent.
-    pub(crate) damaged: u64,
-    /// Frames for another, after the switch had learned where that one is.
-    pub(crate) strange: u64,
-}
-
 /// A VM's software.
 pub(crate) struct Guest {
     number: u16,
     driver: Driver,
     program: Program,
-    data: Template,
+    /// Those to the peer first, then those to the others.
+    data: Vec<Template>,
     short: Template,
     data_bytes: usize,
+    rx_buffer_bytes: u32,
     copies: bool,
     verifies: bool,
     computes: bool,
     /// It has nothing else to do than to compute before this time, but for an interrupt.
     computes_until_ns: u64,
     ordinal: u64,
-    heard: Option<u64>,
-    pub(crate) wrongs: Wrongs,
+    /// To whom it sends next.
+    turn: usize,
+    /// Who watches what it sends and takes.
+    witness: Option<Rc<RefCell<Witness>>>,
 }
 
 impl Guest {
     pub(crate) fn new(config: &GuestConfig, random: Random) -> Result<Guest, NicConfigError> {
-        let GuestConfig { own, peer, side, workload, batching, copies, verifies } = *config;
+        let GuestConfig { own, peer, side, workload, batching, copies, verifies, is_eager, shape, .. } =
+            *config;
         let most_bytes = workload.frame_bytes(Side::Client).max(workload.frame_bytes(Side::Server));
         let slots = (RING_BYTES / most_bytes.next_power_of_two()).clamp(*SLOTS.start(), *SLOTS.end());
-        let nic = Nic::new(NicConfig {
-            offloads: Offloads::NONE,
-            mtu_bytes: (most_bytes - 14).max(576) as u16,
+        let NicShape { ring, event_idx, rx_slots, rx_buffer_bytes, tx_slots } = shape.unwrap_or(NicShape {
+            ring: RingFormat::Split,
+            event_idx: true,
             rx_slots: slots as u16,
             // All receive buffers together take the largest frame that there is, since a switch may send it.
             rx_buffer_bytes: (VNET_HDR_BYTES + most_bytes).max(512) as u32,
             tx_slots: slots as u16,
+        });
+        let nic = Nic::new(NicConfig {
+            offloads: Offloads::NONE,
+            ring,
+            event_idx,
+            mtu_bytes: (most_bytes - 14).max(576) as u16,
+            rx_slots,
+            rx_buffer_bytes,
+            tx_slots,
             batching,
-            ..NicConfig::default()
         })?;
         let data_bytes = workload.frame_bytes(side);
-        let template = |bytes| Template::new(own, peer, workload.transport(), bytes);
+        let template = |peer, bytes| Template::new(own, peer, workload.transport(), bytes);
+        let peers = [peer].into_iter().chain(config.others.iter().copied());
         Ok(Guest {
             number: own,
             driver: Driver::new(nic),
-            program: Program::new(&workload, side, random),
-            data: template(data_bytes),
-            short: template(workload.short_bytes()),
+            program: Program::new(&workload, side, random, is_eager),
+            data: peers.map(|peer| template(peer, data_bytes)).collect(),
+            short: template(peer, workload.short_bytes()),
             data_bytes,
+            rx_buffer_bytes,
             copies,
             verifies,
             computes: workload.computes(side),
             computes_until_ns: 0,
             ordinal: 0,
-            heard: None,
-            wrongs: Wrongs::default(),
+            turn: 0,
+            witness: None,
         })
     }
 
     pub(crate) fn nic(&self) -> &Nic {
         &self.driver.nic
+    }
+
+    pub(crate) fn nic_mut(&mut self) -> &mut Nic {
+        &mut self.driver.nic
+    }
+
+    /// Bytes of each receive buffer, `virtio_net_hdr` included.
+    pub(crate) fn rx_buffer_bytes(&self) -> u32 {
+        self.rx_buffer_bytes
+    }
+
+    /// From now on what it sends and takes is watched; its frames are numbered on from those of before.
+    pub(crate) fn watch(&mut self, witness: Rc<RefCell<Witness>>, is_whole: bool) {
+        witness.borrow_mut().renew(&mut self.driver.nic, is_whole);
+        self.ordinal = witness.borrow().next_ordinal();
+        self.witness = Some(witness);
     }
 
     /// What has come of its work, as it goes on.
@@ -132,6 +169,29 @@ impl Guest {
 
     /// Receives for about `quantum_ns`, and sends for as long.
     pub(crate) fn step(
+        &mut self,
+        seat: Seat<'_>,
+        quantum_ns: u64,
+        hypercall: &mut dyn Hypercall,
+    ) -> Result<Step, NicFault> {
+        let (calls, frames) =
+            (self.driver.counters.transmit_hypercalls, self.driver.nic.counters().tx_frames);
+        let step = self.work(seat, quantum_ns, hypercall);
+        if let Some(witness) = &self.witness {
+            match &step {
+                // Whatever it sent before it blocks it has kicked for.
+                Ok(Step::Blocks(_)) => witness.borrow_mut().kicked = self.driver.nic.counters().tx_frames,
+                Ok(Step::Busy) if self.driver.counters.transmit_hypercalls > calls => {
+                    witness.borrow_mut().kicked = frames;
+                }
+                Ok(Step::Busy) => {}
+                Err(why) => witness.borrow_mut().give_up(self.number, why),
+            }
+        }
+        step
+    }
+
+    fn work(
         &mut self,
         seat: Seat<'_>,
         quantum_ns: u64,
@@ -157,7 +217,8 @@ impl Guest {
         // Sending has its own time, lest what comes keep acknowledgements back.
         let end_ns = clock.spent_ns() + quantum_ns;
         let mut until_ns = None;
-        while clock.spent_ns() < end_ns {
+        let is_silent = self.witness.as_ref().is_some_and(|witness| witness.borrow().is_silent);
+        while clock.spent_ns() < end_ns && !is_silent {
             let now_ns = clock.now().0;
             match self.program.next(now_ns) {
                 Next::Wait(at_ns) => {
@@ -165,7 +226,7 @@ impl Guest {
                     break;
                 }
                 Next::Frame(says, bytes) => {
-                    if !self.send(says, bytes)? {
+                    if !self.send(now_ns, says, bytes)? {
                         break;
                     }
                     is_busy = true;
@@ -196,18 +257,16 @@ impl Guest {
         let Some(frame) = self.driver.nic.next_frame()? else { return Ok(false) };
         clock.charge(Account::Receive, host.lines(host.copier(self.number)));
         let bytes = frame.len();
-        let Some((ordinal, says)) = self.data.read(frame) else {
-            self.wrongs.strange += 1;
+        let read = self.data[0].read(frame);
+        if let Some(witness) = &self.witness {
+            let mut witness = witness.borrow_mut();
+            witness.take(self.number, frame);
+            witness.look_behind(self.number, &mut self.driver.nic, bytes);
+        }
+        let Some((_, says)) = read else {
             clock.charge(Account::Receive, prices.ack_frame);
             return Ok(true);
         };
-        if self.verifies && !frame::is_intact(&frame[self.data.pattern_at()..], ordinal) {
-            self.wrongs.damaged += 1;
-        }
-        if self.heard.is_some_and(|last| ordinal <= last) {
-            self.wrongs.reordered += 1;
-        }
-        self.heard = Some(ordinal);
         match says {
             Says::Acked(_) | Says::Missing(_) | Says::Hello => {
                 clock.charge(Account::Receive, prices.ack_frame);
@@ -229,17 +288,26 @@ impl Guest {
         Ok(true)
     }
 
-    /// Puts a frame into the transmit ring; `false` if no buffer is free.
-    fn send(&mut self, says: Says, bytes: usize) -> Result<bool, NicFault> {
+    /// Puts a frame into the transmit ring, at `now_ns`; `false` if no buffer is free.
+    fn send(&mut self, now_ns: u64, says: Says, bytes: usize) -> Result<bool, NicFault> {
         let (ordinal, verifies) = (self.ordinal, self.verifies);
-        let template = if bytes == self.data_bytes { &self.data } else { &self.short };
+        let is_data = bytes == self.data_bytes;
+        let template = if is_data { &self.data[self.turn] } else { &self.short };
         let is_sent = self.driver.nic.send(bytes, |frame| {
             template.write(frame, ordinal, says);
             if verifies {
                 frame::fill(&mut frame[template.pattern_at()..], ordinal);
             }
         })?;
-        self.ordinal += u64::from(is_sent);
+        if is_sent {
+            self.ordinal += 1;
+            if is_data {
+                self.turn = (self.turn + 1) % self.data.len();
+            }
+            if let Some(witness) = &self.witness {
+                witness.borrow_mut().send(now_ns, bytes);
+            }
+        }
         Ok(is_sent)
     }
 

@@ -231,7 +231,8 @@ struct StreamSender {
 }
 
 impl Program {
-    pub(crate) fn new(workload: &Workload, side: Side, random: Random) -> Program {
+    /// That of one side, which may begin before it has heard the other if it `is_eager`.
+    pub(crate) fn new(workload: &Workload, side: Side, random: Random, is_eager: bool) -> Program {
         let role = match (*workload, side) {
             (Workload::Idle, _) => Role::Idle,
             (Workload::Stream { frame_bytes, window_bytes, .. }, Side::Client) => {
@@ -281,7 +282,7 @@ impl Program {
             role,
             frame_bytes: workload.frame_bytes(side),
             short_bytes: workload.short_bytes(),
-            is_met: false,
+            is_met: is_eager,
             score: Rc::new(RefCell::new(Score::new())),
         }
     }
