@@ -778,7 +778,7 @@ impl<'w> Simulation<'w> {
         let works = goes_on || std::mem::take(&mut at.is_asked);
         at.last = None;
         if works && !goes_on && at.worth.is_none() {
-            at.worth = Some(Worth { wake_ns: self.now_ns - at.asked_ns, work_ns: 0 });
+            at.worth = Some(Worth { wake_ns: self.now_ns.saturating_sub(at.asked_ns), work_ns: 0 });
         }
         self.enter(core);
         self.host.clock.wait(owed_ns);
