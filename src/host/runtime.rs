@@ -348,7 +348,8 @@ impl Entrance {
         }
     }
 
-    /// The receive hypercall of `vm`, again until nothing waits or its ring is full. Answers whether any frame came by it.
+    /// The receive hypercall of `vm`, again until nothing waits or its ring is full. Answers whether any frame came by it,
+    /// or has come before and the VM is told of it hereby: by an interrupt that was put off, and does not come any more.
     pub fn receive(&mut self, vm: PortId) -> bool {
         let mut any = false;
         loop {
@@ -356,7 +357,7 @@ impl Entrance {
             if entered.upcalls || entered.faulted {
                 self.service.ring();
             }
-            any |= entered.copied > 0;
+            any |= entered.copied > 0 || entered.interrupt;
             if !entered.more {
                 return any;
             }

@@ -141,14 +141,14 @@ impl VmWay<'_> {
         !switch.config().optimisations.preemptive_copy && switch.frames_wait(context, self.vm)
     }
 
-    /// The receive hypercall. Answers whether any frame came by it.
+    /// The receive hypercall. Answers whether any frame came by it, or has come before and the VM is told of it hereby.
     fn receive_any(&mut self) -> bool {
         self.pay_entry();
         let (seat, vm) = (self.seat, self.vm);
         let mut any = false;
         loop {
             let entered = self.entrance.enter(&seat, |switch, cx| switch.receive(cx, &seat, vm));
-            any |= entered.copied > 0;
+            any |= entered.copied > 0 || entered.interrupt;
             if !entered.more {
                 return any;
             }

@@ -5,7 +5,7 @@ use super::*;
 use hyper_switch_dataplane::QueuePair;
 use hyper_switch_dataplane::host::CoreSet;
 use hyper_switch_pvnet::guest::workload::{EchoServer, RequestClient, Workload};
-use hyper_switch_pvnet::guest::{Guest, GuestConfig, Hypercall, Poll, Stack};
+use hyper_switch_pvnet::guest::{Guest, GuestConfig, Hypercall, Nic, NicConfig, Poll, Stack};
 use std::net::SocketAddrV4;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -207,4 +207,42 @@ fn without_offload_nothing_is_left_to_others() {
     let optimisations = Optimisations { offload: false, ..Optimisations::ALL };
     let (did, _, idle_workers) = talk(optimisations, |_| true);
     assert_eq!((idle_workers, did.idle_entries, did.handovers), (0, 0, 0));
+}
+
+/// Holds that a VM which is about to block hears of frames that another core has copied for it while it was awake: their
+/// interrupt was put off, and its own entry takes its place, though that copies nothing.
+#[test]
+fn who_is_about_to_block_hears_what_was_put_off() {
+    let config = HostConfig {
+        workers: vec![],
+        guests: 3,
+        learning: LearningConfig::default(),
+        optimisations: Optimisations { batching: true, ..Optimisations::NONE },
+        pace: Pace { delay: Duration::MAX, count: u32::MAX },
+    };
+    let runtime = Runtime::start(&config).unwrap();
+    let [(mut sender, from), (mut receiver, to)] = ["a", "b"].map(|name| {
+        let mut nic = Nic::new(NicConfig::default()).unwrap();
+        nic.publish_rx();
+        let queues = QueuePair::new(nic.memory(), nic.tx_layout(), nic.rx_layout(), nic.queue_features());
+        let backend = VmBackend { queues: vec![queues], mergeable: true, offloads: nic.offloads() };
+        let bell = Arc::new(GuestBell::of_this_thread());
+        (nic, runtime.attach_vm(name, backend, bell).unwrap())
+    });
+    assert!(!receiver.enable_interrupts());
+    sender.send(60, |frame| frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1])).unwrap();
+    sender.publish_tx(now().0);
+    let [mut own, mut other] = [(); 2].map(|()| runtime.entrance().unwrap());
+    other.transmit(from);
+
+    // The control plane decides on its own thread where the frame goes.
+    let started = Instant::now();
+    while receiver.standing().rx_unread == 0 {
+        assert!(started.elapsed() < DEADLINE, "the frame was not copied");
+        other.switch.idle(&mut other.cx, &*other.host);
+        thread::yield_now();
+    }
+    assert!(own.receive(to), "the VM is told of what was copied before");
+    assert!(!own.receive(to), "once");
+    assert!(receiver.next_frame().unwrap().is_some());
 }
