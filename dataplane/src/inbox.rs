@@ -63,7 +63,7 @@ impl Inbox {
             }
         }
         let (run, rest) = self.run(tail, taken as usize);
-        for run in [run, rest] {
+        for run in if planted!(ReorderedBatch) { [rest, run] } else { [run, rest] } {
             // In this order: where the places end first, no entry is lost.
             for (place, entry) in run.iter().zip(&mut entries) {
                 place.store(entry.get(), Ordering::Release);

@@ -19,12 +19,29 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+/// Whether this fault is planted here: `false` in everything but tests of what is to find it.
+#[cfg(not(feature = "planted-faults"))]
+macro_rules! planted {
+    ($fault:ident) => {
+        false
+    };
+}
+
+#[cfg(feature = "planted-faults")]
+macro_rules! planted {
+    ($fault:ident) => {
+        crate::faults::Fault::$fault.is_planted()
+    };
+}
+
 pub mod action;
 pub mod api;
 mod claim;
 pub mod counters;
 mod epoch;
 mod exchange;
+#[cfg(feature = "planted-faults")]
+pub mod faults;
 mod flow;
 mod frame;
 pub mod host;

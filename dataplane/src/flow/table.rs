@@ -360,7 +360,11 @@ impl FlowWriter {
         if self.flows.contains_key(&spec.id) {
             return Err(InstallError::DuplicateId(spec.id));
         }
-        let matches = Match::new(spec.matches.key, spec.matches.mask);
+        let mut mask = spec.matches.mask;
+        if planted!(WrongMask) && spec.id.0.is_multiple_of(3) {
+            mask.eth_dst[5] &= !1;
+        }
+        let matches = Match::new(spec.matches.key, mask);
         let existing = (0..table.masks()).find(|at| self.subtable(table, *at).mask == matches.mask);
         if let Some(at) = existing {
             let subtable = self.subtable(table, at);
@@ -404,7 +408,10 @@ impl FlowWriter {
         let place = table.place(flow.index);
         // The program first: a reader that is sent to it by `single` finds the new one.
         let old = place.program.swap(Program::new(actions.clone()), Ordering::AcqRel);
-        place.single.store(single(actions), Ordering::Release);
+        let are_single = |was| was != SEE_PROGRAM && single(actions) != SEE_PROGRAM;
+        if !planted!(SkippedBarrier) || !are_single(place.single.load(Ordering::Relaxed)) {
+            place.single.store(single(actions), Ordering::Release);
+        }
         self.retired.push((epochs.advance(), Retired::Program(old)));
         true
     }

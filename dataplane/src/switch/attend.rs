@@ -174,7 +174,7 @@ impl<H: Host> Entry<'_, H> {
             self.entered.interrupt = true;
         } else if self.may_interrupt(port, queue.told().into()) {
             self.notify(port);
-        } else {
+        } else if !planted!(LostNotification) {
             queue.put_off_interrupt();
         }
     }

@@ -255,7 +255,9 @@ impl Switch {
                 if entry.is_spent() {
                     return entry.entered.more = true;
                 }
-                if port.unserved.swap(false, Ordering::AcqRel) {
+                if port.unserved.swap(false, Ordering::AcqRel)
+                    && (!planted!(StarvedPort) || port.waiting.is_empty())
+                {
                     entry.serve_sender(cx, port, Word::SERVE);
                     entry.charge_switching(port);
                 }

@@ -207,6 +207,12 @@ impl<'a, H: Host> Entry<'a, H> {
                 sender.slots.push(frame.slot());
             }
         }
+        if planted!(DoubleCompletion)
+            && stopped.is_some()
+            && let Some(last) = sender.slots.last().copied()
+        {
+            sender.slots.push(last);
+        }
         port.waiting.take(done);
         queue.publish();
         let plain = (done - others) as u64;
@@ -297,7 +303,8 @@ impl<'a, H: Host> Entry<'a, H> {
             any = true;
             port.waiting.take(done);
             port.shares.taken(&words[..done]);
-            self.port_counters(port).drop_rx(reason, done as u64);
+            let counted = if planted!(UncountedDrop) && done > 1 { done - 1 } else { done };
+            self.port_counters(port).drop_rx(reason, counted as u64);
             let mut sender = Sender::default();
             for frame in words[..done].iter().filter_map(|word| FrameRef::from_word(*word)) {
                 if self.sender(cx, &mut sender, frame.port()).frames.copied(frame.slot()) {
@@ -341,6 +348,10 @@ unsafe fn copy_plain(queue: &mut DeviceQueue, whole: &Frame, frame: FrameRef) ->
         write_header(at, core::slice::from_raw_parts(whole.header, whole.header_bytes.into()));
         if whole.segments != 0 {
             whole.payload.copy_to(at.from(whole.header_bytes.into()));
+        }
+        if planted!(CopyPastEnd) {
+            let words = total.next_multiple_of(8).min(buffer.len());
+            buffer.from(total).write(&[0; 8][..(words - total) as usize]);
         }
     }
     queue.push_used(head, total);

@@ -292,6 +292,11 @@ impl<'a, H: Host> Entry<'a, H> {
                 Source::Device { .. } => return self.entered.more |= taken.is_full,
                 // Whoever polls comes back without a kick.
                 Source::Ring(_) if taken.frames == 0 && self.visit == Visit::Poll(port.id) => return,
+                Source::Ring(_)
+                    if planted!(ForgottenKick) && taken.frames == 0 && self.visit == Visit::Idle =>
+                {
+                    return;
+                }
                 Source::Ring(queue) if taken.frames == 0 => match queue.enable_kicks() {
                     Ok(false) => return,
                     Ok(true) => queue.disable_kicks(),
@@ -672,7 +677,8 @@ impl<'a, H: Host> Entry<'a, H> {
         let taken = receiver.take_in(port.id, run);
         if taken < run.len() {
             self.port_counters(receiver).drop_rx(DropReason::RxQueueFull, (run.len() - taken) as u64);
-            run[taken..].iter().for_each(|frame| finish_copy(port, tx, frame.slot()));
+            let kept = taken + usize::from(planted!(LeakedBuffer) && taken > 0);
+            run[kept..].iter().for_each(|frame| finish_copy(port, tx, frame.slot()));
         }
         self.announce(receiver);
     }
