@@ -18,6 +18,7 @@
 //! | [`plot`], [`page`] | figures as SVG; pages of HTML |
 //! | [`machine`] | the machine that something was measured on |
 //! | [`optimisations`] | the three optimisations, as the user writes them |
+//! | [`swarm`] | trials of the switch on simulated machines, drawn at random |
 //! | [`table`] | plain text tables, and numbers as people read them |
 //! | [`exit`] | failures and exit codes |
 
@@ -44,6 +45,7 @@ pub mod progress;
 pub mod report;
 pub mod sim;
 mod source;
+pub mod swarm;
 pub mod table;
 pub mod vm;
 

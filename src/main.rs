@@ -5,7 +5,7 @@
 use hyper_switch::cli::{Command, CtlOptions, Invocation, PairOptions, SimOptions, SimRun};
 use hyper_switch::ctl::{client, render};
 use hyper_switch::exit::{Failure, FailureKind};
-use hyper_switch::{calibrate, daemon, pair, sim, vm};
+use hyper_switch::{calibrate, daemon, pair, sim, swarm, vm};
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
@@ -37,6 +37,11 @@ fn execute(invocation: Invocation) -> Result<(), Failure> {
         Command::Sim(SimOptions::List) => print(&sim::list()),
         Command::Sim(SimOptions::Print(plan)) => print(&sim::text(&plan)?),
         Command::Sim(SimOptions::Run(options)) => simulate(&options),
+        Command::Swarm(options) => {
+            let report = swarm::run(&options)?;
+            let printed = if options.json { print_json(&report) } else { print(&report.render()) };
+            printed.and(report.outcome())
+        }
         Command::Vm(options) if options.print_command => print(&vm::commands(&options)?),
         Command::Vm(options) => {
             let report = vm::run(&options)?;

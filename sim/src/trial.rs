@@ -230,9 +230,6 @@ impl Trial {
         // What seems to have waited too long may have gone on without the switch having said so, or wait for a step that
         // is longer than any before.
         let is_overdue = self.checker.waits(run.now_ns).is_err();
-        if is_overdue {
-            self.checker.note_step(run.host.clock.longest_step_ns());
-        }
         if is_overdue || run.events().is_multiple_of(EVERY) {
             return self.check_all(run);
         }
@@ -241,6 +238,7 @@ impl Trial {
 
     /// Looks at everything.
     fn check_all(&mut self, run: &mut Simulation<'_>) -> Result<(), Broken> {
+        self.checker.note_step(run.host.clock.longest_step_ns());
         let vms = 0..run.guests.len() as u16;
         self.unaudited.extend(vms.clone());
         for vm in vms {
