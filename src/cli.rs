@@ -57,8 +57,6 @@ pub enum Command {
     Ctl(CtlOptions),
     /// Measure what the switch's work costs on this machine.
     Calibrate(CalibrateOptions),
-    /// Try the switch on simulated machines that are drawn at random.
-    Swarm(SwarmOptions),
     /// Play a part inside a guest of `vm`.
     Guest(Part),
 }
@@ -225,10 +223,6 @@ enum Subcommands {
     /// taken from the table `opteron` that the program carries, or assumed; its source says so.
     #[command(after_help = CALIBRATE_EXAMPLES)]
     Calibrate(CalibrateArgs),
-    /// Try the switch on simulated machines that are drawn at random, with hostile VMs, dying ones and a control plane that
-    /// fails, and check it after each event
-    #[command(after_help = swarm::EXAMPLES)]
-    Swarm(swarm::SwarmArgs),
     /// Play a part inside a guest of `vm`
     #[command(hide = true)]
     Guest(vm::GuestArgs),
@@ -511,7 +505,6 @@ impl Invocation {
             Subcommands::Calibrate(CalibrateArgs { json, out, quick }) => {
                 (Command::Calibrate(CalibrateOptions { json, out, quick }), None)
             }
-            Subcommands::Swarm(args) => (Command::Swarm(args.into()), None),
             Subcommands::Guest(args) => (Command::Guest(args.part), None),
         };
         let default = if matches!(command, Command::Run(_) | Command::Vm(_)) { "info" } else { "warn" };
@@ -805,9 +798,9 @@ mod tests {
             ("pair --workload raw --backend tap", "--workload raw is for VMs of this process"),
             ("pair --arch vhost --backend tap", "--arch is for VMs of this process"),
             ("pair --entry-cost 1000001", "1000001 is not in 0..=1000000"),
-            ("swarm --seeds 5", "`5` is not as 0..1000"),
-            ("swarm --seeds a..5", "`a` is no seed"),
-            ("swarm --seeds 5..5", "there is no seed in 5..5"),
+            ("sim swarm --seeds 5", "`5` is not as 0..1000"),
+            ("sim swarm --seeds a..5", "`a` is no seed"),
+            ("sim swarm --seeds 5..5", "there is no seed in 5..5"),
             ("ctl everything", "[possible values: ports, flows, macs, stats]"),
         ] {
             let text = refusal(line);

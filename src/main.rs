@@ -37,7 +37,7 @@ fn execute(invocation: Invocation) -> Result<(), Failure> {
         Command::Sim(SimOptions::List) => print(&sim::list()),
         Command::Sim(SimOptions::Print(plan)) => print(&sim::text(&plan)?),
         Command::Sim(SimOptions::Run(options)) => simulate(&options),
-        Command::Swarm(options) => {
+        Command::Sim(SimOptions::Swarm(options)) => {
             let report = swarm::run(&options)?;
             let printed = if options.json { print_json(&report) } else { print(&report.render()) };
             printed.and(report.outcome())

@@ -1,6 +1,7 @@
 //! The command line of `sim`.
 
-use clap::{ArgGroup, Args};
+use super::swarm::{self, SwarmArgs, SwarmOptions};
+use clap::{ArgGroup, Args, Subcommand};
 use hyper_switch_sim::plan;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -14,6 +15,8 @@ pub enum SimOptions {
     Print(String),
     /// Simulate a plan.
     Run(SimRun),
+    /// Try the switch on machines that are drawn at random.
+    Swarm(SwarmOptions),
 }
 
 /// How a plan is to be simulated.
@@ -39,10 +42,22 @@ pub struct SimRun {
     pub json: bool,
 }
 
+#[derive(Subcommand)]
+enum SimCommand {
+    /// Try the switch on machines that are drawn at random, with hostile VMs, dying ones and a control plane that fails, and
+    /// check it after each event
+    #[command(after_help = swarm::EXAMPLES)]
+    Swarm(SwarmArgs),
+}
+
 #[derive(Args)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 #[command(group = ArgGroup::new("what").args(["plan", "list"]).required(true))]
 #[command(group = ArgGroup::new("run").multiple(true))]
 pub(super) struct SimArgs {
+    #[command(subcommand)]
+    command: Option<SimCommand>,
+
     /// A plan: one that the program carries, as --list shows them, or the path of a file
     plan: Option<String>,
 
@@ -103,6 +118,8 @@ Examples:
       hyper-switch sim fig2 --costs mine-costs.toml
   How true it is on this machine (the plan's text says how to measure):
       hyper-switch sim validation --costs costs.toml --measured real/results.json --report out
+  Whether the switch stands a thousand strange machines:
+      hyper-switch sim swarm --seeds 0..1000
   What happens at the third point, event by event:
       hyper-switch sim smoke --point 3 --trace events.txt
   Whether two seeds give the same, for a script:
@@ -117,6 +134,9 @@ pub(super) fn long_help() -> String {
 
 impl SimArgs {
     pub(super) fn into_options(self) -> SimOptions {
+        if let Some(SimCommand::Swarm(args)) = self.command {
+            return SimOptions::Swarm(args.into());
+        }
         let SimArgs { plan, print, seed, costs, measured, point, report, trace, jobs, json, .. } = self;
         match plan {
             None => SimOptions::List,
@@ -160,6 +180,8 @@ mod tests {
         let line = "sim fig2 --seed 7 --costs mine.toml --measured real.json --point 3 --report out --trace t --jobs 2 --json";
         assert_eq!(command(line), Command::Sim(SimOptions::Run(expected)));
         assert_eq!(command("sim --list"), Command::Sim(SimOptions::List));
+        let Command::Sim(SimOptions::Swarm(swarm)) = command("sim swarm --seeds 3..5") else { panic!() };
+        assert_eq!(swarm.seeds, 3..5);
         assert_eq!(command("sim fig2 --print"), Command::Sim(SimOptions::Print("fig2".to_owned())));
     }
 
@@ -172,6 +194,7 @@ mod tests {
             ("sim fig2 --print --json", "cannot be used with"),
             ("sim --list --seed 1", "cannot be used with"),
             ("sim fig2 --jobs 0", "number would be zero"),
+            ("sim fig2 swarm", "swarm"),
         ] {
             let text = refusal(line);
             assert!(text.contains(part), "{line}: {text}");

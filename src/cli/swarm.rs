@@ -1,4 +1,4 @@
-//! The command line of `swarm`.
+//! The command line of `sim swarm`.
 
 use clap::Args;
 use std::num::NonZeroUsize;
@@ -9,11 +9,11 @@ use std::str::FromStr;
 pub(super) const EXAMPLES: &str = "\
 Examples:
   Ten thousand trials:
-      hyper-switch swarm --seeds 0..10000
+      hyper-switch sim swarm --seeds 0..10000
   One of them again, with all that happens in it:
-      hyper-switch swarm --seeds 17..18 --trace trace.txt";
+      hyper-switch sim swarm --seeds 17..18 --trace trace.txt";
 
-/// What `hyper-switch swarm` is to do.
+/// What `hyper-switch sim swarm` is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SwarmOptions {
     /// The seeds of the trials; at least one.

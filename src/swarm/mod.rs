@@ -1,4 +1,4 @@
-//! `hyper-switch swarm`: trials of the switch on simulated machines, drawn at random and checked after each event.
+//! `hyper-switch sim swarm`: trials of the switch on simulated machines, drawn at random and checked after each event.
 
 use crate::cli::SwarmOptions;
 use crate::exit::{Failure, FailureKind};
@@ -75,7 +75,7 @@ impl SwarmReport {
             let (seed, next) = (verdict.seed, verdict.seed + 1);
             if let Some(violation) = &verdict.violation {
                 text += &format!(
-                    "\nseed {seed}: {violation}\n  again: hyper-switch swarm --seeds {seed}..{next} --trace FILE\n"
+                    "\nseed {seed}: {violation}\n  again: hyper-switch sim swarm --seeds {seed}..{next} --trace FILE\n"
                 );
             }
         }
