@@ -1,7 +1,7 @@
 //! A train: packets in a row that have one key, told by their first bytes without making it again.
 //!
 //! Most packets come in trains, as a sender's segments and datagrams do. Only what the key is made of is compared, and what
-//! makes a packet a [usual](super::usual) one; checksums, identifications, sequence numbers and lengths differ from packet
+//! makes a packet a usual one (`usual`); checksums, identifications, sequence numbers and lengths differ from packet
 //! to packet. That a packet's length fits its frame is checked of each.
 
 use super::usual::{self, FRAGMENT, START_WORDS};

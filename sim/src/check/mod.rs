@@ -11,7 +11,7 @@
 //! A look at a port adds up the counters of all cores and goes through its frames in flight. So after an event only the
 //! ports are looked at that it touched: those that the switch named to its host meanwhile, and that of the VM that ran.
 //! What waits is remembered with the time since when, and compared with the time at every event. All ports are looked
-//! at at every [`EVERY`]th event, at each change from outside, and at the end.
+//! at every 64th event, at each change from outside, and at the end.
 //!
 //! A core that was put aside in the midst of the switch has books half written. So the ledgers of ports that were touched
 //! are looked at after the first event after which no core is in the switch; order, damage and canaries at once.
