@@ -1,7 +1,7 @@
 //! The host as the switch sees it: [`Host`] on virtual cores.
 //!
-//! What a core tells others while it works (an interrupt, a message, a timer) takes effect when its step is over: the step
-//! leaves it here with the moment at which it came to it.
+//! What a core tells others while it works (an interrupt, a message, a timer) is left here with the moment at which it came
+//! to that, and carried out when its step is over or is put aside.
 
 use crate::clock::{Account, Clock};
 use crate::memory::Memory;

@@ -41,11 +41,13 @@ pub mod doorbell;
 pub mod driver;
 mod nic;
 pub mod raw;
+mod stations;
 #[cfg(test)]
 mod tests;
 pub mod workload;
 
 pub use nic::{Nic, NicConfig, NicConfigError, NicCounters, NicFault, NicPlaces, NicStanding};
+pub use stations::Stations;
 
 use driver::Driver;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};

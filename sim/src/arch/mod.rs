@@ -4,9 +4,11 @@
 //! | --- | --- | --- |
 //! | `hyper_switch` | in the hypervisor: the shipping code | the VMs' own cores, and idle ones |
 //! | `driver_domain` | in a VM of its own (Xen) | the domain's vCPUs |
-//! | `entrance` | | a task's way into the hypervisor's switch |
 //! | `vhost` | in the host's kernel (KVM) | a worker thread for each VM |
+//!
+//! `entrance` is a task's way into the first; `bridge` and `port` are what the other two have in common.
 
+pub(crate) mod bridge;
 pub(crate) mod driver_domain;
 pub(crate) mod entrance;
 pub(crate) mod hyper_switch;

@@ -1,10 +1,9 @@
 //! A VM as a contender's switch sees it: two rings that are copied from and to, and an interrupt.
 
 use crate::host::{SimHost, TaskId};
-use hyper_switch_pvnet::guest::{GuestConfig, Nic};
+use hyper_switch_pvnet::guest::Nic;
 use hyper_switch_pvnet::ring::device::{DeviceQueue, Direction};
 use hyper_switch_pvnet::ring::relay::{RxRelay, Stored, Taken, TxRelay};
-use std::ops::Range;
 
 /// Frames that wait for a VM at most, until it has buffers for them: as in a TAP (`TUN_READQ_SIZE`). What is over that
 /// is dropped.
@@ -17,8 +16,6 @@ pub(crate) struct Port {
     vm: u16,
     tx: TxRelay,
     rx: RxRelay,
-    /// Frames that were dropped as the VM's queue was full.
-    pub(crate) dropped: u64,
 }
 
 impl Port {
@@ -30,7 +27,6 @@ impl Port {
             vm,
             tx: TxRelay::new(queue(nic.tx_layout(), Direction::Readable)),
             rx: RxRelay::new(queue(nic.rx_layout(), Direction::Writable)),
-            dropped: 0,
         }
     }
 
@@ -71,26 +67,5 @@ impl Port {
     pub(crate) fn enable_kicks(&mut self, frames_wait: bool) -> bool {
         let posted = frames_wait && self.rx.queue().enable_kicks().expect(OURS);
         self.tx.queue().enable_kicks().expect(OURS) || posted
-    }
-}
-
-/// Who has which address: a table that was made beforehand.
-pub(crate) struct Stations {
-    /// Ascending, as guests are numbered.
-    macs: Vec<[u8; 6]>,
-}
-
-impl Stations {
-    /// The first `count` guests.
-    pub(crate) fn new(count: usize) -> Stations {
-        Stations { macs: (0..count).map(|n| GuestConfig::numbered(n as u16).mac).collect() }
-    }
-
-    /// The numbers of those that a frame is for: one, or all that there are. The sender is among them.
-    pub(crate) fn receivers(&self, frame: &Stored) -> Range<usize> {
-        match self.macs.binary_search(&frame.destination()) {
-            Ok(one) => one..one + 1,
-            Err(_) => 0..self.macs.len(),
-        }
     }
 }

@@ -22,14 +22,14 @@
 //! paper's does not.
 
 use super::crew::{Crew, Shift};
-use super::port::{BATCH, Kick, Port, QUEUE_FRAMES, Stations};
+use super::port::{BATCH, Kick, Port, QUEUE_FRAMES};
 use super::{Architecture, Carried};
 use crate::exit::{Failure, FailureKind};
 use crate::host::GuestBell;
 use crate::pair::cost::EntryCost;
 use crate::pair::trial::Vm;
 use hyper_switch_dataplane::VmBackend;
-use hyper_switch_pvnet::guest::Hypercall;
+use hyper_switch_pvnet::guest::{Hypercall, Stations};
 use hyper_switch_pvnet::ring::relay::Stored;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;

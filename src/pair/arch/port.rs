@@ -5,10 +5,9 @@ use crate::pair::trial::Vm;
 use crate::report::VmReport;
 use hyper_switch_dataplane::api::DropReason;
 use hyper_switch_dataplane::{QueuePair, VmBackend};
-use hyper_switch_pvnet::guest::{GuestConfig, Hypercall};
+use hyper_switch_pvnet::guest::Hypercall;
 use hyper_switch_pvnet::header::VNET_HDR_BYTES;
 use hyper_switch_pvnet::ring::relay::{RxRelay, Stored, Taken, TxRelay};
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 /// Frames that are taken from a ring, or put into one, before what was done is shown: so many in Xen's netback
@@ -94,27 +93,6 @@ impl Port {
     pub(super) fn enable_kicks(&mut self, frames_wait: bool) -> bool {
         let posted = frames_wait && self.rx.queue().enable_kicks().expect(OURS);
         self.tx.queue().enable_kicks().expect(OURS) || posted
-    }
-}
-
-/// Who has which address: a table that was made beforehand.
-pub(super) struct Stations {
-    /// Ascending, as guests are numbered.
-    macs: Vec<[u8; 6]>,
-}
-
-impl Stations {
-    /// The first `count` guests.
-    pub(super) fn new(count: usize) -> Stations {
-        Stations { macs: (0..count).map(|n| GuestConfig::numbered(n as u16).mac).collect() }
-    }
-
-    /// The numbers of those that a frame is for: one, or all that there are. The sender is among them.
-    pub(super) fn receivers(&self, frame: &Stored) -> Range<usize> {
-        match self.macs.binary_search(&frame.destination()) {
-            Ok(one) => one..one + 1,
-            Err(_) => 0..self.macs.len(),
-        }
     }
 }
 

@@ -17,14 +17,14 @@
 //! dropped.
 
 use super::crew::{Crew, Shift};
-use super::port::{BATCH, Kick, Port, QUEUE_FRAMES, Stations};
+use super::port::{BATCH, Kick, Port, QUEUE_FRAMES};
 use super::{Architecture, Carried};
 use crate::exit::{Failure, FailureKind};
 use crate::host::GuestBell;
 use crate::pair::trial::Vm;
 use crossbeam_queue::ArrayQueue;
 use hyper_switch_dataplane::VmBackend;
-use hyper_switch_pvnet::guest::Hypercall;
+use hyper_switch_pvnet::guest::{Hypercall, Stations};
 use hyper_switch_pvnet::ring::relay::Stored;
 use std::collections::BTreeMap;
 use std::mem;
