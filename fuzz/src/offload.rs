@@ -79,12 +79,13 @@ fn assert_cuts(frame: &[u8], vnet: &VnetHdr, sent: &[(Vec<u8>, VnetHdr)]) {
 }
 
 /// What the checksum's field holds while it is partial, by etherparse, if the frame is a whole TCP segment or datagram and the
-/// checksum is its own. A routing header, behind which there is another destination, is not looked at.
+/// checksum is its own. A routing header, behind which there is another destination, is not looked at, nor is a datagram of length
+/// 0, which etherparse takes for as long as the packet, but sums up as 0.
 fn pseudo_header_sum(frame: &[u8], vnet: &VnetHdr) -> Option<[u8; 2]> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let (offset, l4) = match packet.transport? {
         TransportSlice::Tcp(tcp) => (16, tcp.slice()),
-        TransportSlice::Udp(udp) => (6, udp.slice()),
+        TransportSlice::Udp(udp) if udp.length() != 0 => (6, udp.slice()),
         _ => return None,
     };
     let l4_start = l4.as_ptr() as usize - frame.as_ptr() as usize;
