@@ -119,6 +119,11 @@ impl Clock {
         step.spent_ps.set(aside.spent_ps.get());
     }
 
+    /// When the step of `core` began.
+    pub(crate) fn began_of(&self, core: CoreId) -> u64 {
+        self.steps[usize::from(core.0)].start_ns.get()
+    }
+
     /// The time that the step of `core` has come to.
     pub(crate) fn now_of(&self, core: CoreId) -> Nanos {
         let StepTime { start_ns, spent_ps } = &self.steps[usize::from(core.0)];

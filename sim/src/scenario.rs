@@ -192,12 +192,14 @@ impl Scenario {
         for (what, is_zero) in [
             ("the quantum", self.quantum.is_zero()),
             ("the duration", self.duration.is_zero()),
-            ("the slice", self.scheduler.slice_us == 0),
             ("the number of cores that share a cache", self.machine.cores_per_cache == 0),
         ] {
             if is_zero {
                 return Err(ScenarioError::Zero { what });
             }
+        }
+        if let Some(what) = self.scheduler.zero() {
+            return Err(ScenarioError::Zero { what });
         }
         for (vm, VmSpec { peer, workload, .. }) in self.vms.iter().enumerate() {
             if usize::from(*peer) >= self.vms.len() || usize::from(*peer) == vm {

@@ -11,7 +11,8 @@
 //! before, the step is put aside, in the midst of the code (`fiber`). So cores that are in the switch at once meet there
 //! as on a real machine. With the other architectures, whose switches are models, a step has all of its effects when it begins.
 //!
-//! A task gives up its core between steps only.
+//! A task gives up its core between steps only, unless the scheduler takes it at once: a VM's step is then broken off where it
+//! was put aside, and goes on when the VM has a core again.
 
 use crate::arch::driver_domain::DriverDomain;
 use crate::arch::entrance::{Pause, Seat};
@@ -104,6 +105,8 @@ struct Core {
     step: u32,
     /// What interrupts have taken of the step's time.
     stolen_ns: u64,
+    /// What the scheduler knows of the step's time.
+    accounted_ns: u64,
     /// A message came that it has not obeyed.
     is_asked: bool,
     /// When the message was sent for which it works, or last worked.
@@ -153,7 +156,9 @@ pub struct Simulation<'w> {
     /// Of the hypervisor's switch: its VMs, and its idle cores.
     vms: Vec<Fiber>,
     idlers: Vec<Fiber>,
-    scheduler: Scheduler,
+    scheduler: Box<dyn Scheduler>,
+    /// Of each VM whose step was broken off in its midst: what is left of the time that it had come to.
+    broken_off: Vec<Option<u64>>,
     cores: Vec<Core>,
     pub(crate) sleeps: Vec<Sleep>,
     /// For how long each task has had a core.
@@ -250,6 +255,7 @@ impl<'w> Simulation<'w> {
             mode: Mode::Idle,
             step: 0,
             stolen_ns: 0,
+            accounted_ns: 0,
             is_asked: false,
             asked_ns: 0,
             worth: None,
@@ -261,7 +267,8 @@ impl<'w> Simulation<'w> {
         let measure_ns = nanos(scenario.warmup);
         let mut simulation = Simulation {
             cores: (0..machine.cores).map(|_| core()).collect(),
-            scheduler: Scheduler::new(scenario.scheduler, machine, tasks),
+            scheduler: scenario.scheduler.scheduler(machine, tasks),
+            broken_off: vec![None; guests.len()],
             sleeps: vec![Sleep::default(); tasks],
             tasks_ns: vec![0; guests.len() + fabric.workers()],
             control_plane_ns: NEVER,
@@ -517,7 +524,7 @@ impl<'w> Simulation<'w> {
     fn enter(&mut self, core: CoreId) {
         let at = &mut self.cores[usize::from(core.0)];
         at.step = at.step.wrapping_add(1);
-        at.stolen_ns = 0;
+        (at.stolen_ns, at.accounted_ns) = (0, 0);
         self.host.clock.begin(core, self.now_ns);
     }
 
@@ -627,12 +634,17 @@ impl<'w> Simulation<'w> {
         }
         (sleep.is_awake, sleep.is_waking) = (true, false);
         self.host.set_state(task, RunState::Preempted);
+        self.account(self.host.home_of(task));
         let cores = &self.cores;
-        let core = self.scheduler.ready(task, |core| cores[usize::from(core.0)].mode != Mode::Idle);
+        let ready = self.scheduler.ready(task, &|core| cores[usize::from(core.0)].mode != Mode::Idle);
+        let core = ready.core;
         self.host.set_home(task, core);
         let at = &mut self.cores[usize::from(core.0)];
         if at.mode == Mode::Idle {
             return self.next(core);
+        }
+        if at.mode == Mode::Aside && ready.takes_it {
+            return self.break_off(core);
         }
         if self.scenario.host == HostKind::Hypervisor {
             return;
@@ -652,6 +664,25 @@ impl<'w> Simulation<'w> {
             }
             Mode::Idle | Mode::Task(_) | Mode::Aside => {}
         }
+    }
+
+    /// Tells the scheduler for how long the task that has `core` has run.
+    fn account(&mut self, core: CoreId) {
+        let Some(task) = self.scheduler.running(core) else { return };
+        let passed_ns = self.now_ns.saturating_sub(self.host.clock.began_of(core));
+        let at = &mut self.cores[usize::from(core.0)];
+        let ns = passed_ns.saturating_sub(std::mem::replace(&mut at.accounted_ns, passed_ns));
+        self.tasks_ns[usize::from(task.0)] += ns;
+        self.scheduler.ran(core, ns, self.now_ns);
+    }
+
+    /// The step of the VM that has `core`, which is put aside, goes on when the VM has a core again.
+    fn break_off(&mut self, core: CoreId) {
+        let left_ns = self.host.clock.now_of(core).since(Nanos(self.now_ns)).as_nanos() as u64;
+        let task = self.scheduler.preempt(core).expect("a step is of a task that has its core");
+        self.broken_off[usize::from(task.0)] = Some(left_ns);
+        self.host.set_state(task, RunState::Preempted);
+        self.next(core);
     }
 
     /// A core has nothing in hand: its next step.
@@ -677,6 +708,10 @@ impl<'w> Simulation<'w> {
             self.host.clock.charge(Account::Dispatch, self.host.prices.dispatch);
         }
         self.host.set_state(task, RunState::Running(core));
+        if let Some(left_ns) = self.broken_off.get_mut(usize::from(task.0)).and_then(Option::take) {
+            self.host.clock.wait(left_ns);
+            return self.run_vm(core);
+        }
         if self.trial.as_ref().is_some_and(|trial| trial.is_dead(task)) {
             // What it is told does not keep it awake.
             self.host.take_signal(task);
@@ -729,9 +764,8 @@ impl<'w> Simulation<'w> {
                 }
             }
             Mode::Task(blocks) => {
-                self.scheduler.ran(core, took_ns);
+                self.account(core);
                 let task = self.scheduler.running(core).expect("a task's step is over");
-                self.tasks_ns[usize::from(task.0)] += took_ns;
                 match blocks {
                     Some(until_ns) if self.host.signalled(task).is_none_or(|at_ns| at_ns > self.now_ns) => {
                         self.block(core, task, until_ns);

@@ -17,7 +17,7 @@ fn scenario(arch: Arch, pairs: u16, workload: Workload) -> Scenario {
     Scenario {
         seed: 7,
         machine: Machine { cores: 8, cores_per_cache: 4 },
-        scheduler: SchedulerConfig { slice_us: 2_000, ..SchedulerConfig::default() },
+        scheduler: SchedulerConfig::Credit { slice_us: 2_000, bonus_us: 1_000, pinned: false },
         costs: CostTable::embedded("opteron").unwrap(),
         host: Default::default(),
         arch,

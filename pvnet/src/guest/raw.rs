@@ -41,7 +41,7 @@ const TTL: u8 = 64;
 const GREET_EVERY_NS: u64 = 1_000_000_000;
 
 /// Frames that one poll sends at most, so that what came is looked at now and then.
-const BURST: usize = 64;
+pub const BURST: usize = 64;
 
 /// Buffers of each ring are as many as these bytes hold, within [`SLOTS`]: what a core keeps in its cache.
 const RING_BYTES: usize = 1 << 20;

@@ -16,6 +16,7 @@ use crate::random::Random;
 use frame::{Says, Template};
 use hyper_switch_pvnet::guest::doorbell::Pace;
 use hyper_switch_pvnet::guest::driver::Driver;
+use hyper_switch_pvnet::guest::raw::BURST;
 use hyper_switch_pvnet::guest::{Hypercall, Nic, NicConfig, NicConfigError, NicFault};
 use hyper_switch_pvnet::header::{Offloads, VNET_HDR_BYTES};
 use hyper_switch_pvnet::ring::RingFormat;
@@ -167,7 +168,8 @@ impl Guest {
         self.program.score.clone()
     }
 
-    /// Receives for about `quantum_ns`, and sends for as long.
+    /// Receives for about `quantum_ns`, and sends for as long. Bare guests receive all and send a burst, as
+    /// [`RawGuest`](hyper_switch_pvnet::guest::raw::RawGuest) does.
     pub(crate) fn step(
         &mut self,
         seat: Seat<'_>,
@@ -206,19 +208,21 @@ impl Guest {
             return Ok(Step::Busy);
         }
         self.computes_until_ns = 0;
+        let is_bare = !self.copies;
         let end_ns = clock.spent_ns() + quantum_ns;
         self.driver.wake(hypercall);
         let mut is_busy = false;
-        while clock.spent_ns() < end_ns && self.receive(host)? {
+        while (is_bare || clock.spent_ns() < end_ns) && self.receive(host)? {
             is_busy = true;
             seat.keep_pace();
         }
         self.driver.nic.reclaim()?;
         // Sending has its own time, lest what comes keep acknowledgements back.
         let end_ns = clock.spent_ns() + quantum_ns;
-        let mut until_ns = None;
+        let (mut until_ns, mut sent) = (None, 0);
         let is_silent = self.witness.as_ref().is_some_and(|witness| witness.borrow().is_silent);
-        while clock.spent_ns() < end_ns && !is_silent {
+        let ends = |sent: usize| if is_bare { sent == BURST } else { clock.spent_ns() >= end_ns };
+        while !is_silent && !ends(sent) {
             let now_ns = clock.now().0;
             match self.program.next(now_ns) {
                 Next::Wait(at_ns) => {
@@ -229,7 +233,7 @@ impl Guest {
                     if !self.send(now_ns, says, bytes)? {
                         break;
                     }
-                    is_busy = true;
+                    (is_busy, sent) = (true, sent + 1);
                     self.charge_sending(host, says, bytes);
                     self.program.sent(now_ns, says);
                     seat.keep_pace();

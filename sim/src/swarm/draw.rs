@@ -82,7 +82,7 @@ pub(super) fn draw(seed: u64) -> Draw {
     let scenario = Scenario {
         seed,
         machine: Machine { cores, cores_per_cache: random.within(1, 4) as u16 },
-        scheduler: SchedulerConfig {
+        scheduler: SchedulerConfig::Credit {
             slice_us: random.pick(&[50, 200, 1_000, 30_000]),
             bonus_us: random.pick(&[0, 20, 200, 1_000]),
             pinned: random.chance(0.2),

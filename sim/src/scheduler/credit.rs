@@ -1,32 +1,20 @@
-//! Who runs where and for how long: a scheduler by credit, as hypervisors and hosts have one.
+//! A scheduler by credit, as hypervisors have one.
 //!
 //! A task's *age* grows as it runs; the youngest that is ready runs next. Who wakes is as old as the youngest on its core
-//! at least, less a bonus, so that sleeping earns little. It takes its core at once from one that is older by more than
-//! half of that bonus, and otherwise when that one's slice is over.
+//! at least, less a bonus, so that sleeping earns little. It takes its core from one that is older by more than half of
+//! that bonus as soon as that one's step is over, and otherwise when that one's slice is over.
 
+use super::{Ready, Scheduler};
 use crate::host::TaskId;
 use crate::machine::Machine;
 use hyper_switch_dataplane::host::CoreId;
-use serde::{Deserialize, Serialize};
 
-/// The scheduler's parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SchedulerConfig {
-    /// How long a task runs while others wait, in microseconds.
-    pub slice_us: u32,
-    /// How much younger than the youngest a task is at most, having slept; by half of that it takes its core from
-    /// another as it wakes.
-    pub bonus_us: u32,
-    /// Tasks stay on their first core.
-    pub pinned: bool,
-}
-
-impl Default for SchedulerConfig {
-    /// Those of Xen's credit scheduler: 30 ms, and who wakes is preferred.
-    fn default() -> SchedulerConfig {
-        SchedulerConfig { slice_us: 30_000, bonus_us: 1_000, pinned: false }
-    }
+/// The parameters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Credit {
+    pub(crate) slice_us: u32,
+    pub(crate) bonus_us: u32,
+    pub(crate) pinned: bool,
 }
 
 /// A task as the scheduler sees it.
@@ -38,8 +26,8 @@ struct Standing {
 }
 
 /// The run queues.
-pub(crate) struct Scheduler {
-    config: SchedulerConfig,
+pub(crate) struct CreditScheduler {
+    config: Credit,
     machine: Machine,
     tasks: Vec<Standing>,
     cores: Vec<Queue>,
@@ -57,9 +45,9 @@ struct Queue {
     age_ns: u64,
 }
 
-impl Scheduler {
-    pub(crate) fn new(config: SchedulerConfig, machine: Machine, tasks: usize) -> Scheduler {
-        Scheduler {
+impl CreditScheduler {
+    pub(crate) fn new(config: Credit, machine: Machine, tasks: usize) -> CreditScheduler {
+        CreditScheduler {
             config,
             machine,
             tasks: vec![Standing::default(); tasks],
@@ -80,38 +68,13 @@ impl Scheduler {
         &mut self.cores[usize::from(core.0)]
     }
 
-    /// Where a task is at home from now on.
-    pub(crate) fn place(&mut self, task: TaskId, core: CoreId) {
-        self.task(task).core = core;
-    }
-
-    /// Who has `core`.
-    pub(crate) fn running(&self, core: CoreId) -> Option<TaskId> {
-        self.cores[usize::from(core.0)].running
-    }
-
     fn is_free(&self, core: CoreId) -> bool {
         let queue = &self.cores[usize::from(core.0)];
         queue.running.is_none() && queue.waiting.is_empty()
     }
 
-    /// A task is ready: chooses its core and has it wait there. `avoid` says which cores had better be left alone though
-    /// no task runs there.
-    pub(crate) fn ready(&mut self, task: TaskId, avoid: impl Fn(CoreId) -> bool) -> CoreId {
-        let home = self.tasks[usize::from(task.0)].core;
-        let core = if self.config.pinned { home } else { self.choose(home, avoid) };
-        let bonus_ns = self.bonus_ns();
-        let youngest_ns = self.queue(core).age_ns.saturating_sub(bonus_ns);
-        let standing = self.task(task);
-        standing.core = core;
-        standing.age_ns = standing.age_ns.max(youngest_ns);
-        self.queue(core).waiting.push(task);
-        self.waiting += 1;
-        core
-    }
-
     /// Its last core if that is free; else a free one that shares a cache; else a free one; else its last core.
-    fn choose(&self, home: CoreId, avoid: impl Fn(CoreId) -> bool) -> CoreId {
+    fn choose(&self, home: CoreId, avoid: &dyn Fn(CoreId) -> bool) -> CoreId {
         let is_free = |core: &CoreId| self.is_free(*core) && !avoid(*core);
         if is_free(&home) {
             return home;
@@ -126,8 +89,41 @@ impl Scheduler {
         near.or_else(|| others().find(is_free)).unwrap_or(home)
     }
 
-    /// The task that has `core` has run for `ns`.
-    pub(crate) fn ran(&mut self, core: CoreId, ns: u64) {
+    /// The core on which most wait, if a task may leave it.
+    fn busiest(&self) -> Option<CoreId> {
+        if self.config.pinned {
+            return None;
+        }
+        let waiting = |core: &CoreId| self.cores[usize::from(core.0)].waiting.len();
+        let all = (0..self.machine.cores).map(CoreId);
+        all.max_by_key(|core| (waiting(core), std::cmp::Reverse(*core))).filter(|core| waiting(core) > 0)
+    }
+}
+
+impl Scheduler for CreditScheduler {
+    fn place(&mut self, task: TaskId, core: CoreId) {
+        self.task(task).core = core;
+    }
+
+    fn running(&self, core: CoreId) -> Option<TaskId> {
+        self.cores[usize::from(core.0)].running
+    }
+
+    fn ready(&mut self, task: TaskId, avoid: &dyn Fn(CoreId) -> bool) -> Ready {
+        let home = self.tasks[usize::from(task.0)].core;
+        let core = if self.config.pinned { home } else { self.choose(home, avoid) };
+        let bonus_ns = self.bonus_ns();
+        let youngest_ns = self.queue(core).age_ns.saturating_sub(bonus_ns);
+        let standing = self.task(task);
+        standing.core = core;
+        standing.age_ns = standing.age_ns.max(youngest_ns);
+        self.queue(core).waiting.push(task);
+        self.waiting += 1;
+        // It waits for the end of a step.
+        Ready { core, takes_it: false }
+    }
+
+    fn ran(&mut self, core: CoreId, ns: u64, _now_ns: u64) {
         let Some(task) = self.running(core) else { return };
         self.task(task).age_ns += ns;
         let queue = &self.cores[usize::from(core.0)];
@@ -138,13 +134,11 @@ impl Scheduler {
         queue.age_ns = queue.age_ns.max(youngest_ns);
     }
 
-    /// The task that has `core` blocks.
-    pub(crate) fn block(&mut self, core: CoreId) {
+    fn block(&mut self, core: CoreId) {
         self.queue(core).running = None;
     }
 
-    /// Whether the task that has `core` is to make way for one that waits there.
-    pub(crate) fn is_over(&mut self, core: CoreId, now_ns: u64) -> bool {
+    fn is_over(&mut self, core: CoreId, now_ns: u64) -> bool {
         let (bonus_ns, slice_ns) = (self.bonus_ns(), u64::from(self.config.slice_us) * 1_000);
         let queue = &self.cores[usize::from(core.0)];
         let age = |task: &TaskId| self.tasks[usize::from(task.0)].age_ns;
@@ -156,8 +150,7 @@ impl Scheduler {
         youngest + bonus_ns / 2 < mine || (has_run_ns >= slice_ns && youngest < mine)
     }
 
-    /// The task that has `core` waits again.
-    pub(crate) fn preempt(&mut self, core: CoreId) -> Option<TaskId> {
+    fn preempt(&mut self, core: CoreId) -> Option<TaskId> {
         let queue = self.queue(core);
         let task = queue.running.take()?;
         queue.waiting.push(task);
@@ -165,8 +158,7 @@ impl Scheduler {
         Some(task)
     }
 
-    /// Gives `core`, which nobody has, to the youngest that waits there, or to one that waits elsewhere.
-    pub(crate) fn pick(&mut self, core: CoreId, now_ns: u64) -> Option<TaskId> {
+    fn pick(&mut self, core: CoreId, now_ns: u64) -> Option<TaskId> {
         if self.waiting == 0 {
             return None;
         }
@@ -190,16 +182,6 @@ impl Scheduler {
         (queue.running, queue.since_ns) = (Some(task), now_ns);
         Some(task)
     }
-
-    /// The core on which most wait, if a task may leave it.
-    fn busiest(&self) -> Option<CoreId> {
-        if self.config.pinned {
-            return None;
-        }
-        let waiting = |core: &CoreId| self.cores[usize::from(core.0)].waiting.len();
-        let all = (0..self.machine.cores).map(CoreId);
-        all.max_by_key(|core| (waiting(core), std::cmp::Reverse(*core))).filter(|core| waiting(core) > 0)
-    }
 }
 
 #[cfg(test)]
@@ -207,21 +189,21 @@ mod tests {
     use super::*;
 
     const MACHINE: Machine = Machine { cores: 4, cores_per_cache: 2 };
-    const CONFIG: SchedulerConfig = SchedulerConfig { slice_us: 10, bonus_us: 2, pinned: false };
+    const CONFIG: Credit = Credit { slice_us: 10, bonus_us: 2, pinned: false };
     const A: TaskId = TaskId(0);
     const B: TaskId = TaskId(1);
     const C: TaskId = TaskId(2);
     const D: TaskId = TaskId(3);
     const E: TaskId = TaskId(4);
 
-    fn scheduler(config: SchedulerConfig) -> Scheduler {
-        let mut scheduler = Scheduler::new(config, MACHINE, 5);
+    fn scheduler(config: Credit) -> CreditScheduler {
+        let mut scheduler = CreditScheduler::new(config, MACHINE, 5);
         [A, B, C, D, E].into_iter().for_each(|task| scheduler.place(task, CoreId(0)));
         scheduler
     }
 
-    fn ready(scheduler: &mut Scheduler, task: TaskId) -> u16 {
-        scheduler.ready(task, |_| false).0
+    fn ready(scheduler: &mut CreditScheduler, task: TaskId) -> u16 {
+        scheduler.ready(task, &|_| false).core.0
     }
 
     /// Home first, then near, then far, then home all the same; and not where it is better avoided.
@@ -229,34 +211,34 @@ mod tests {
     fn a_task_goes_where_it_is_free() {
         let mut all = scheduler(CONFIG);
         assert_eq!([A, B, C, D, E].map(|task| ready(&mut all, task)), [0, 1, 2, 3, 0]);
-        assert_eq!(scheduler(CONFIG).ready(A, |core| core.0 < 2).0, 2);
-        let mut pinned = scheduler(SchedulerConfig { pinned: true, ..CONFIG });
+        assert_eq!(scheduler(CONFIG).ready(A, &|core| core.0 < 2).core.0, 2);
+        let mut pinned = scheduler(Credit { pinned: true, ..CONFIG });
         assert_eq!([A, B].map(|task| ready(&mut pinned, task)), [0, 0]);
     }
 
     /// A slice ends for one that is younger, and for nobody else.
     #[test]
     fn slices_go_round() {
-        let mut one = scheduler(SchedulerConfig { pinned: true, ..CONFIG });
+        let mut one = scheduler(Credit { pinned: true, ..CONFIG });
         ready(&mut one, A);
         assert_eq!(one.pick(CoreId(0), 0), Some(A));
-        one.ran(CoreId(0), 1_000);
+        one.ran(CoreId(0), 1_000, 1_000);
         ready(&mut one, B);
         assert!(!one.is_over(CoreId(0), 1_000), "younger by 1 us, which is no more than half of the bonus");
-        one.ran(CoreId(0), 9_000);
+        one.ran(CoreId(0), 9_000, 9_000);
         assert!(one.is_over(CoreId(0), 10_000));
         assert_eq!((one.preempt(CoreId(0)), one.pick(CoreId(0), 10_000)), (Some(A), Some(B)));
-        one.ran(CoreId(0), 5_000);
+        one.ran(CoreId(0), 5_000, 5_000);
         assert!(!one.is_over(CoreId(0), 30_000), "it is younger still");
     }
 
     /// Who wakes takes the core from one that is older by more than half of the bonus.
     #[test]
     fn who_slept_is_preferred() {
-        let mut one = scheduler(SchedulerConfig { pinned: true, ..CONFIG });
+        let mut one = scheduler(Credit { pinned: true, ..CONFIG });
         ready(&mut one, A);
         one.pick(CoreId(0), 0);
-        one.ran(CoreId(0), 3_000);
+        one.ran(CoreId(0), 3_000, 3_000);
         ready(&mut one, B);
         assert!(one.is_over(CoreId(0), 3_000));
     }
@@ -266,7 +248,7 @@ mod tests {
     fn work_is_taken_from_the_busiest() {
         let mut all = scheduler(CONFIG);
         assert_eq!(all.pick(CoreId(2), 0), None);
-        [A, B, C, D, E].into_iter().for_each(|task| _ = all.ready(task, |core| core.0 > 1));
+        [A, B, C, D, E].into_iter().for_each(|task| _ = all.ready(task, &|core| core.0 > 1));
         // 0: A, C, D, E; 1: B.
         assert_eq!(all.pick(CoreId(3), 0), Some(A));
         assert_eq!(all.pick(CoreId(1), 0), Some(B));
