@@ -214,9 +214,10 @@ enum Subcommands {
     /// Measure on this machine what the simulator charges for
     ///
     /// It takes some seconds. Shown are copies of 64 bytes to 64 KiB of what this core or another one wrote, the
-    /// switch's work for an entry and for a frame, a guest's driver, and how threads wake each other up, fall asleep and
-    /// take turns: medians of batches, with the quartiles on both sides. The last table adds the rows up for a frame
-    /// from ring to ring and compares that with the switch as a whole. Nothing else should run meanwhile.
+    /// switch's work for an entry and for a frame, a guest's driver, how threads wake each other up, fall asleep and
+    /// take turns, and the exits of a virtual machine where this user may have one (/dev/kvm): medians of batches, with
+    /// the quartiles on both sides. The last table adds the rows up for a frame from ring to ring and compares that with
+    /// the switch as a whole. Nothing else should run meanwhile.
     ///
     /// With --out all of it becomes a cost table for the simulator: TOML, a row for each cost, with its unit, its kind
     /// (measured, cited, fitted or assumed) and its source. What a machine cannot be asked, such as Xen's hypercalls, is
@@ -316,9 +317,8 @@ struct PairArgs {
 
     /// Nanoseconds that each entry into the hypervisor, and each interrupt taken, costs a VM of this process
     ///
-    /// They are spun by the thread that makes the entry or takes the interrupt, and stated in the report. To compare: a
-    /// PIO exit of KVM, from the guest to the VMM and back, took 7200 to 8400 where this was measured, on one core of an
-    /// EPYC Zen 4 under nested virtualisation (kvm_pvm, Linux 6.18, 2026-11).
+    /// They are spun by the thread that makes the entry or takes the interrupt, and stated in the report. To compare:
+    /// `hyper-switch calibrate` measures an exit of KVM, as `hypervisor_entry`.
     #[arg(long, value_name = "NS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=ENTRY_COST_NS))]
     entry_cost: u64,
 

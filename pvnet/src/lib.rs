@@ -16,6 +16,7 @@
 //! | [`sched`] | the scheduler's word on that, for threads of any process (feature `std`) |
 //! | [`namespace`] | a network namespace of the process's own and its interfaces (feature `std`) |
 //! | [`vhost_user`] | the protocol by which a VMM attaches its guest (feature `std`) |
+//! | [`kvm`] | a guest of KVM's, to measure exits by (feature `std`) |
 //! | [`guest`] | the in-process guest: rings, memory and a smoltcp TCP/IP stack (feature `std`) |
 //!
 //! The crate reads no clock and starts no thread, but for those that [`namespace`] is asked for. Without
@@ -34,6 +35,8 @@ pub mod run_state;
 
 #[cfg(feature = "std")]
 pub mod guest;
+#[cfg(feature = "std")]
+pub mod kvm;
 #[cfg(feature = "std")]
 pub mod namespace;
 #[cfg(feature = "std")]

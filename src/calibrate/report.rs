@@ -1,6 +1,7 @@
 //! What `calibrate` shows: each row with its spread and with what it means, the copies, and how well the table foretells
 //! what the switch as a whole takes.
 
+use super::exits::Exits;
 use super::figure::Figure;
 use super::switching::frames_at_once;
 use super::table::{BASE, DEBUG_BUILD, FOREIGN, Measured};
@@ -20,6 +21,8 @@ pub struct Calibration {
     machine: Machine,
     batches: usize,
     costs: Vec<CostReport>,
+    /// A VM's, if there is a KVM that runs one; the first kind is the table's `hypervisor_entry`.
+    exits: Option<Exits>,
     copies: Vec<CopyReport>,
     checks: Vec<Check>,
     #[serde(skip)]
@@ -93,7 +96,8 @@ impl Calibration {
             Check { frame_bytes, frames_per_entry, measured, table_ns: entries + frame + copy }
         });
         let (costs, copies, checks) = (costs.collect(), copies.collect(), checks.into());
-        Ok(Calibration { machine, batches, costs, copies, checks, table, written: None })
+        let exits = measured.exits.as_ref().ok().copied();
+        Ok(Calibration { machine, batches, costs, exits, copies, checks, table, written: None })
     }
 
     /// Writes the table to a file.
@@ -167,9 +171,20 @@ impl Calibration {
         }
         let _ = writeln!(
             text,
-            "\nMedians of {} batches{DEBUG_BUILD}, and the quartiles on both sides.\n\n{costs}\nNot measured:",
+            "\nMedians of {} batches{DEBUG_BUILD}, and the quartiles on both sides.\n\n{costs}",
             self.batches
         );
+        if let Some(Exits { program, .. }) = self.exits {
+            let _ = writeln!(
+                text,
+                "{} is a VM exit that KVM deals with in the kernel: a doorbell that is an eventfd.\nOne that goes out to the \
+                 program and back, as without ioeventfd, takes {} ns ({}).\n",
+                Cost::HypervisorEntry,
+                number(program.median_ns),
+                quartiles(program)
+            );
+        }
+        let _ = writeln!(text, "Not measured:");
         let (foreign, assumed): (Vec<_>, Vec<_>) = self
             .costs
             .iter()

@@ -1,11 +1,13 @@
 //! The cost table that measurements make: what could not be measured is taken from the table of the paper's machine, or
 //! follows from how VMs of a process work, and says so.
 
+use super::exits::Exits;
 use super::figure::Figure;
 use super::switching::{SMALL_BYTES, Switching, frames_at_once};
 use super::waking::{ASLEEP, Interrupting, TIMER, Waking};
 use crate::machine::Machine;
 use hyper_switch_pvnet::header::VNET_HDR_BYTES;
+use hyper_switch_pvnet::kvm::KvmError;
 use hyper_switch_sim::costs::{CopyRow, Cost, CostError, CostRow, CostTable, Kind, Locality};
 
 /// The table that gaps are filled from.
@@ -31,6 +33,8 @@ pub(super) struct Measured {
     pub(super) interrupt: Interrupting,
     /// A claim taken and let go.
     pub(super) claim: Figure,
+    /// A VM's exits, where there is a KVM that runs one.
+    pub(super) exits: Result<Exits, KvmError>,
     /// A line from another core, where there are two.
     pub(super) line: Option<Figure>,
     /// Threads as VMs' are and as idle workers are, where there are two cores.
@@ -43,6 +47,7 @@ impl Measured {
         let Switching { entry, frame, copied, miss, send, receive, .. } = &self.switching;
         let waking = self.waking.as_ref();
         Some(match cost {
+            Cost::HypervisorEntry => self.exits.as_ref().ok()?.kernel,
             Cost::Interrupt => self.interrupt.take,
             Cost::NotifyAwake => self.interrupt.notify,
             Cost::Notify | Cost::WorkerWake => waking?.0.notify,
@@ -83,7 +88,8 @@ impl Measured {
         let Machine { cpu, cores, kernel, .. } = machine;
         let description = format!(
             "Measured by `hyper-switch calibrate`{DEBUG_BUILD} on {cpu}, cores {cores}, {kernel}: what VMs of one process \
-             cost each other (`hyper-switch pair`). Rows of Xen and of KVM's host are those of the table `{BASE}`."
+             cost each other (`hyper-switch pair`). They enter by a call; a plan that is compared with theirs sets \
+             `hypervisor_entry`. Rows of Xen and of KVM's host are those of the table `{BASE}`."
         );
         let on = format!("on {cpu}, {kernel}");
         for row in table.rows().to_vec() {
@@ -110,6 +116,9 @@ impl Measured {
     fn how(&self, cost: Cost) -> String {
         let asleep = ASLEEP.as_micros();
         match cost {
+            Cost::HypervisorEntry => "a VM exit by a guest of KVM's that writes to a port which is an eventfd \
+                 (KVM_IOEVENTFD), which KVM signals before it enters the guest again. VMs of one process do not pay it"
+                .into(),
             Cost::Interrupt => "a guest's flag, taken by its thread".into(),
             Cost::NotifyAwake => "a guest's flag, set while its thread runs".into(),
             Cost::Notify => format!("unpark of a thread that has slept for {asleep} us on another core"),
@@ -175,11 +184,12 @@ impl Measured {
             source: source.into(),
         };
         match base.name {
-            Cost::HypervisorEntry => assumed(
-                0.0,
-                "A VM of this process enters the switch by a call (`hyper-switch pair` without --entry-cost). A VM exit is \
-                 not measured, as giving a guest's memory to KVM takes unsafe code, of which this program has none.",
-            ),
+            Cost::HypervisorEntry => {
+                let why = self.exits.as_ref().err().map(KvmError::to_string).unwrap_or_default();
+                let source = "A VM of this process enters the switch by a call (`hyper-switch pair` without --entry-cost). A \
+                              VM exit is not measured";
+                assumed(0.0, &format!("{source}: {why}."))
+            }
             Cost::NotifyHere => {
                 assumed(0.0, "Contained in `block`: a thread that wakes another one up on its own core.")
             }
@@ -250,6 +260,7 @@ mod tests {
     //! By figures that no machine has.
 
     use super::*;
+    use std::io;
 
     fn figure(ns: f64) -> Figure {
         Figure::of(vec![ns])
@@ -282,6 +293,7 @@ mod tests {
             nap: figure(37.0),
             timer: figure(18.0),
             claim: figure(21.0),
+            exits: Ok(Exits { kernel: figure(3_000.0), program: figure(25_000.0) }),
             line: Some(figure(22.0)),
             interrupt: Interrupting { notify: figure(5.0), take: figure(19.0) },
             waking: Some((waking(100.0), waking(200.0))),
@@ -309,7 +321,7 @@ mod tests {
         assert_eq!(read.rows(), table.rows());
         assert!(read.copies().eq(table.copies()));
         for (cost, ns) in [
-            (Cost::HypervisorEntry, 0.0),
+            (Cost::HypervisorEntry, 3_000.0),
             (Cost::Interrupt, 19.0),
             (Cost::NotifyHere, 0.0),
             (Cost::Complete, 21.0),
@@ -352,6 +364,29 @@ mod tests {
             rows[2].source.starts_with("No core that this process may use lies so"),
             "{}",
             rows[2].source
+        );
+    }
+
+    /// Holds that a VM exit is called measured where it was, and that elsewhere an entry is a call and the row says why no exit
+    /// was measured.
+    #[test]
+    fn exits_need_a_kvm() {
+        let row = |measured: &Measured| {
+            let table = measured.table(&machine()).unwrap();
+            table.rows()[Cost::HypervisorEntry as usize].clone()
+        };
+        let mut measured = measured();
+        let exit = row(&measured);
+        assert_eq!((exit.value, exit.kind), (3_000.0, Kind::Measured));
+        assert!(exit.source.contains("KVM_IOEVENTFD"), "{}", exit.source);
+
+        measured.exits = Err(KvmError::Open(io::ErrorKind::PermissionDenied.into()));
+        let call = row(&measured);
+        assert_eq!((call.value, call.kind), (0.0, Kind::Assumed));
+        assert!(
+            call.source.ends_with("A VM exit is not measured: /dev/kvm: permission denied."),
+            "{}",
+            call.source
         );
     }
 
