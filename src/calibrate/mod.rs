@@ -113,7 +113,7 @@ fn measure(effort: &Effort, json: bool) -> Result<Measured, Failure> {
         core::on_core(scope, cpu, work).join()
     })?;
     now("a core that threads take turns on");
-    let (dispatch, nap) = (waking::turns(cpu, batches)?, waking::naps(cpu, batches)?);
+    let (preemption, nap) = (waking::preemptions(cpu, batches)?, waking::naps(cpu, batches)?);
     now("timers and interrupts");
     let (timer, interrupt, claim) = thread::scope(|scope| {
         let work = || (waking::timer(batches), waking::interrupt(batches), waking::claim(batches));
@@ -133,5 +133,5 @@ fn measure(effort: &Effort, json: bool) -> Result<Measured, Failure> {
             Some((usual, waking::wake(cpu, other, Class::Idle, batches)?))
         }
     };
-    Ok(Measured { copies, switching, whole, dispatch, nap, timer, interrupt, claim, exits, line, waking })
+    Ok(Measured { copies, switching, whole, preemption, nap, timer, interrupt, claim, exits, line, waking })
 }

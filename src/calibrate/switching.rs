@@ -1,14 +1,15 @@
 //! What the switch and the drivers of its guests take for a frame and for an entry.
 //!
-//! Two raw guests and a switch without optimisations live on one thread, with a clock of their own: in each step one
+//! Two raw guests and a switch without optimisations live on one thread, the guests with a clock of their own: in each step one
 //! guest sends so many frames, enters the switch once for all of them, and the other is interrupted and enters once to
 //! have them copied. Steps of one frame and of 64 alternate, and tell the part of an entry from that of a frame.
 
 use super::figure::{Clock, Figure, median};
+use crate::host::{GuestBell, ThreadHost};
 use hyper_switch_dataplane::api::{
     Action, FlowId, FlowKey, FlowSpec, Match, Nanos, PortId, Verdict, VlanMode,
 };
-use hyper_switch_dataplane::host::{CoreId, CoreSet, Host, Ring, RunState};
+use hyper_switch_dataplane::host::CoreId;
 use hyper_switch_dataplane::policy::Optimisations;
 use hyper_switch_dataplane::{
     Backend, Control, CoreContext, PortConfig, QueuePair, Switch, SwitchConfig, VmBackend,
@@ -17,7 +18,6 @@ use hyper_switch_pvnet::guest::doorbell::Pace;
 use hyper_switch_pvnet::guest::raw::{Address, RawConfig, RawGuest};
 use hyper_switch_pvnet::guest::workload::Schedule;
 use hyper_switch_pvnet::guest::{GuestConfig, Hypercall, Nic, Poll};
-use std::cell::Cell;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Instant;
@@ -112,40 +112,12 @@ struct Step {
     receiver_ns: f64,
 }
 
-/// The interrupt lines of both guests.
-struct Lines([Cell<bool>; 2]);
-
-impl Lines {
-    fn of(&self, port: PortId) -> &Cell<bool> {
-        &self.0[usize::from(port.0)]
-    }
-}
-
-impl Host for Lines {
-    fn now(&self) -> Nanos {
-        Nanos(1)
-    }
-    fn run_state(&self, _: PortId) -> RunState {
-        RunState::Running(CoreId(0))
-    }
-    fn home(&self, _: PortId) -> CoreId {
-        CoreId(0)
-    }
-    fn notify(&self, vm: PortId, _: Ring) {
-        self.of(vm).set(true);
-    }
-    fn idle_cores(&self) -> CoreSet {
-        CoreSet::EMPTY
-    }
-    fn wake(&self, _: CoreId) {}
-    fn arm(&self, _: PortId, _: Nanos) {}
-}
-
 /// A guest's way into the switch, and the time that was spent there.
 struct Way<'a> {
     switch: &'a Switch,
     cx: &'a mut CoreContext,
-    lines: &'a Lines,
+    host: &'a ThreadHost,
+    bell: &'a GuestBell,
     port: PortId,
     clock: &'a Clock,
     transmit_ns: f64,
@@ -156,19 +128,19 @@ struct Way<'a> {
 impl Hypercall for Way<'_> {
     fn transmit(&mut self) {
         let begin = Instant::now();
-        self.switch.transmit(self.cx, self.lines, self.port);
+        self.switch.transmit(self.cx, self.host, self.port);
         self.transmit_ns += self.clock.since(begin);
     }
 
     fn receive(&mut self) {
         let begin = Instant::now();
-        let entered = self.switch.receive(self.cx, self.lines, self.port);
+        let entered = self.switch.receive(self.cx, self.host, self.port);
         self.receive_ns += self.clock.since(begin);
         self.copied += entered.copied;
     }
 
     fn take_interrupt(&mut self) -> bool {
-        self.lines.of(self.port).take()
+        self.bell.take()
     }
 }
 
@@ -177,7 +149,8 @@ struct Pair {
     switch: Arc<Switch>,
     control: Control,
     cx: CoreContext,
-    lines: Lines,
+    host: ThreadHost,
+    bells: [Arc<GuestBell>; 2],
     sender: RawGuest,
     receiver: RawGuest,
     ports: [PortId; 2],
@@ -216,8 +189,9 @@ impl Pair {
                 control.install(&flow, Nanos(1)).expect("there is room for two flows");
             }
         }
-        let lines = Lines([const { Cell::new(false) }; 2]);
-        let mut pair = Pair { switch, control, cx, lines, sender, receiver, ports, frames, now_ns: 1 };
+        let bells = [(); 2].map(|()| Arc::new(GuestBell::of_this_thread()));
+        let host = ThreadHost::of_guests(&bells);
+        let mut pair = Pair { switch, control, cx, host, bells, sender, receiver, ports, frames, now_ns: 1 };
         let clock = Clock::new();
         // Until the guests have greeted each other, and caches and buffers are warm.
         for _ in 0..STEPS {
@@ -248,12 +222,12 @@ impl Pair {
     /// One sends, the other receives. Answers what it took and how many frames came.
     fn step(&mut self, clock: &Clock) -> (Step, u32) {
         self.now_ns += STEP_NS;
-        let Pair { switch, control, cx, lines, sender, receiver, ports, now_ns, .. } = self;
+        let Pair { switch, control, cx, host, bells, sender, receiver, ports, now_ns, .. } = self;
         let mut step = Step::default();
         let mut copied = 0;
-        for (guest, port) in [(sender, ports[0]), (receiver, ports[1])] {
+        for ((guest, port), bell) in [(sender, ports[0]), (receiver, ports[1])].into_iter().zip(&*bells) {
             let mut way =
-                Way { switch, cx, lines, port, clock, transmit_ns: 0.0, receive_ns: 0.0, copied: 0 };
+                Way { switch, cx, host, bell, port, clock, transmit_ns: 0.0, receive_ns: 0.0, copied: 0 };
             let begin = Instant::now();
             while guest.poll(*now_ns, &mut way).expect("the switch keeps the rules") == Poll::Busy {}
             let ns = clock.since(begin) - way.transmit_ns - way.receive_ns;
@@ -267,7 +241,7 @@ impl Pair {
             while let Some(upcall) = control.next_upcall() {
                 let to = if upcall.key.in_port == u32::from(ports[0].0) { ports[1] } else { ports[0] };
                 let verdict = Verdict::Execute([Action::Output(to)].into());
-                control.resolve(cx, lines, upcall.id, verdict);
+                control.resolve(cx, &*host, upcall.id, verdict);
             }
             step.answer_ns += clock.since(begin);
         }

@@ -26,8 +26,9 @@ pub(super) struct Measured {
     pub(super) switching: Switching,
     /// A frame from ring to ring, by its bytes.
     pub(super) whole: [(usize, Figure); 3],
-    pub(super) dispatch: Figure,
-    /// A `dispatch` after a thread has woken the next one up and fallen asleep.
+    /// A thread has woken one up that has its core until it falls asleep; nothing if the scheduler does not do that.
+    pub(super) preemption: Option<Figure>,
+    /// A thread has woken the next one up and fallen asleep.
     pub(super) nap: Figure,
     pub(super) timer: Figure,
     pub(super) interrupt: Interrupting,
@@ -51,9 +52,9 @@ impl Measured {
             Cost::Interrupt => self.interrupt.take,
             Cost::NotifyAwake => self.interrupt.notify,
             Cost::Notify | Cost::WorkerWake => waking?.0.notify,
-            Cost::WakeLatency => waking?.0.latency.less(self.dispatch.median_ns),
-            Cost::Dispatch => self.dispatch,
-            Cost::Block => self.nap.less(self.dispatch.median_ns),
+            Cost::WakeLatency => waking?.0.latency.less(self.dispatch().median_ns),
+            Cost::Dispatch => self.dispatch(),
+            Cost::Block => self.nap.less(self.dispatch().median_ns),
             Cost::IdleWake => waking?.1.latency,
             Cost::Timer => self.timer,
             Cost::SwitchEntry => *entry,
@@ -66,6 +67,13 @@ impl Measured {
             Cost::ReceiveFrame => *receive,
             _ => return None,
         })
+    }
+
+    /// What it takes to change over to a thread: a `nap` has one such change, a `preemption` one more. No more than a nap has,
+    /// of which blocking is a part.
+    fn dispatch(&self) -> Figure {
+        let more = self.preemption.map(|both| both.less(self.nap.median_ns));
+        more.filter(|more| more.median_ns < self.nap.median_ns).unwrap_or(self.nap)
     }
 
     /// The points of a copy, if they were measured.
@@ -127,11 +135,11 @@ impl Measured {
                 "from the call of unpark until a thread that has slept for {asleep} us runs on an otherwise idle core, \
                  less `dispatch`"
             ),
-            Cost::Dispatch => {
-                "two threads on one core that give way to each other (sched_yield), a turn".into()
-            }
+            Cost::Dispatch => "a thread wakes another one up on its core, which takes the core and falls asleep again, less two \
+                 threads on one core that wake each other up and fall asleep, a turn; at most that"
+                .into(),
             Cost::Block => {
-                "two threads on one core that wake each other up (unpark) and fall asleep (park), a turn, less `dispatch`; \
+                "two threads on one core that wake each other up and fall asleep, each with a timer, a turn, less `dispatch`; \
                  waking up on the same core is included"
                     .into()
             }
@@ -289,7 +297,7 @@ mod tests {
             ],
             switching,
             whole: [60, 1_500, 65_536].map(|bytes| (bytes, figure(1.0))),
-            dispatch: figure(17.0),
+            preemption: Some(figure(54.0)),
             nap: figure(37.0),
             timer: figure(18.0),
             claim: figure(21.0),

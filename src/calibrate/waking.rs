@@ -10,6 +10,7 @@ use hyper_switch_pvnet::priority::run_only_when_idle;
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 use std::hint::{black_box, spin_loop};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -22,6 +23,15 @@ pub(super) const ASLEEP: Duration = Duration::from_micros(50);
 
 /// Times that a core is handed over in a batch.
 const TURNS: u32 = 256;
+
+/// Times in a batch that a thread wakes one up that is to have its core, and what it does before: for how long, and how many
+/// bytes it touches, a burst of frames.
+const PREEMPTIONS: u32 = 16;
+const BURST: Duration = Duration::from_micros(20);
+const BURST_BYTES: usize = 64 * 1_500;
+
+/// How long a guest without a stack sleeps at most: it arms a timer each time.
+const GREETING: Duration = Duration::from_secs(1);
 
 /// Interrupts that are taken in a batch.
 const INTERRUPTS: u32 = 256;
@@ -125,41 +135,62 @@ fn ring(alarm: &Alarm, sleeper: &Thread) -> Option<(f64, f64)> {
     Some((median(notify), median(latency)))
 }
 
-/// What it takes a core to go from one thread to another when the first one gives way.
-pub(super) fn turns(core: usize, batches: usize) -> Result<Figure, Failure> {
-    const HERE: bool = true;
-    let (last, ended) = (&AtomicBool::new(HERE), &AtomicBool::new(false));
+/// What it takes a core to leave a thread that wakes another one up, have that one fall asleep again, and go on with the
+/// first: that is, the call by which it wakes, where the scheduler gives the core to the one who wakes up. Nothing if it
+/// never does.
+pub(super) fn preemptions(core: usize, batches: usize) -> Result<Option<Figure>, Failure> {
+    let (ran, ended) = (&AtomicU32::new(0), &AtomicBool::new(false));
     thread::scope(|scope| {
-        let other = on_core(scope, core, move || {
-            while !ended.load(Ordering::Relaxed) {
-                last.store(!HERE, Ordering::Relaxed);
-                thread::yield_now();
+        let (tell, told) = bounded(1);
+        let sleeper = on_core(scope, core, move || {
+            let bell = Arc::new(GuestBell::of_this_thread());
+            // Who wakes it is there, or says why not.
+            let _ = tell.send(bell.clone());
+            while !ended.load(Ordering::Acquire) {
+                bell.wait(Some(GREETING));
+                bell.take();
+                ran.fetch_add(1, Ordering::Release);
             }
         });
-        let here = on_core(scope, core, move || {
-            let batch = || {
-                let (begin, mut turns) = (Instant::now(), 0);
-                while turns < TURNS {
-                    last.store(HERE, Ordering::Relaxed);
-                    thread::yield_now();
-                    if last.load(Ordering::Relaxed) != HERE {
-                        // There and back.
-                        turns += 2;
-                    }
-                }
-                nanoseconds(begin.elapsed()) / f64::from(turns)
+        let waker = on_core(scope, core, move || {
+            let Ok(bell) = told.recv() else { return Vec::new() };
+            let mut memory = vec![0_u8; BURST_BYTES];
+            let mut times = Vec::with_capacity(batches);
+            let ring = || {
+                let (before, begin) = (ran.load(Ordering::Acquire), Instant::now());
+                bell.ring();
+                let took = nanoseconds(begin.elapsed());
+                (ran.load(Ordering::Acquire) != before).then_some(took)
             };
-            // Until the other thread is there.
-            batch();
-            let figure = Figure::of((0..batches).map(|_| batch()).collect());
-            ended.store(true, Ordering::Relaxed);
-            figure
+            for _ in 0..batches {
+                let batch: Vec<_> = (0..PREEMPTIONS)
+                    .filter_map(|number| {
+                        work(&mut memory, number as u8);
+                        ring()
+                    })
+                    .collect();
+                if !batch.is_empty() {
+                    times.push(median(batch));
+                }
+            }
+            ended.store(true, Ordering::Release);
+            bell.ring();
+            times
         });
-        let figure = here.join();
-        ended.store(true, Ordering::Relaxed);
-        other.join()?;
-        figure
+        let times = waker.join();
+        ended.store(true, Ordering::Release);
+        sleeper.join()?;
+        Ok(Some(times?).filter(|times| !times.is_empty()).map(Figure::of))
     })
+}
+
+/// Does what a guest does before it wakes another: so much that the scheduler prefers the one who slept, with as much of the
+/// caches as a burst of frames takes.
+fn work(memory: &mut [u8], stamp: u8) {
+    let begin = Instant::now();
+    while begin.elapsed() < BURST {
+        black_box(&mut *memory).fill(stamp);
+    }
 }
 
 /// What it takes a core to go from one thread to another when the first one wakes the other up and falls asleep.
@@ -167,42 +198,47 @@ pub(super) fn naps(core: usize, batches: usize) -> Result<Figure, Failure> {
     // One batch more, until the other thread is there.
     let naps = (batches as u32 + 1) * TURNS;
     let nap = &AtomicU32::new(0);
-    let awaits = move |number| {
+    let awaits = move |bell: &GuestBell, number| {
         while nap.load(Ordering::Acquire) != number {
-            thread::park();
+            bell.wait(Some(GREETING));
+            bell.take();
         }
     };
-    let ends = move |number, next: &Thread| {
+    let ends = move |number, next: &GuestBell| {
         nap.store(number, Ordering::Release);
-        next.unpark();
+        next.ring();
     };
     thread::scope(|scope| {
-        let (tell, told) = bounded(1);
+        let (tell_first, first) = bounded::<Arc<GuestBell>>(1);
+        let (tell_second, second) = bounded::<Arc<GuestBell>>(1);
         let other = on_core(scope, core, move || {
-            let Ok(first) = told.recv() else { return };
+            let bell = Arc::new(GuestBell::of_this_thread());
+            let _ = tell_second.send(bell.clone());
+            let Ok(first) = first.recv() else { return };
             for number in (1..naps).step_by(2) {
-                awaits(number);
+                awaits(&bell, number);
                 ends(number + 1, &first);
             }
         });
-        let second = other.thread();
         let here = on_core(scope, core, move || {
+            let bell = Arc::new(GuestBell::of_this_thread());
             // Who is to be told is there, or says why not.
-            let _ = tell.send(thread::current());
+            let _ = tell_first.send(bell.clone());
+            let second = second.recv().ok()?;
             let batch = |batch: u32| {
                 let begin = Instant::now();
                 for number in (batch * TURNS..(batch + 1) * TURNS).step_by(2) {
                     ends(number + 1, &second);
-                    awaits(number + 2);
+                    awaits(&bell, number + 2);
                 }
                 nanoseconds(begin.elapsed()) / f64::from(TURNS)
             };
             batch(0);
-            Figure::of((1..=batches as u32).map(batch).collect())
+            Some(Figure::of((1..=batches as u32).map(batch).collect()))
         });
         let figure = here.join();
         other.join()?;
-        figure
+        Ok(figure?.expect("the other thread ends last, or has said why not"))
     })
 }
 

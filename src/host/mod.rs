@@ -80,6 +80,17 @@ impl ThreadHost {
         ThreadHost { lines, vms, timers: Timers::new(ports), alarm, cores: Arc::new(cores) }
     }
 
+    /// The host of these VMs of this process, numbered in turn, and of nothing else: there are no idle workers, and nobody
+    /// waits for timers.
+    pub(crate) fn of_guests(bells: &[Arc<GuestBell>]) -> ThreadHost {
+        let (alarm, _) = Bell::new();
+        let host = ThreadHost::new(bells.len(), alarm, Cores::new(usable_cpus()));
+        for (vm, bell) in bells.iter().enumerate() {
+            host.set_line(PortId(vm as u16), Some(Line::Bell(bell.clone())));
+        }
+        host
+    }
+
     /// Has notifications of `vm` go by `line`; none for no longer.
     fn set_line(&self, vm: PortId, line: Option<Line>) {
         if let Some(Line::Bell(bell)) = &line {
