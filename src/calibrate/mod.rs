@@ -43,7 +43,7 @@ use table::Measured;
 use waking::Class;
 
 /// Frame sizes by which the table is compared with the switch as a whole.
-const CHECKED_BYTES: [usize; 3] = [switching::SMALL_BYTES, 1_500, 65_536];
+const CHECKED_BYTES: [usize; 3] = [60, switching::FRAME_BYTES, 65_536];
 
 /// How much is measured.
 struct Effort {

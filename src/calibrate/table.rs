@@ -3,7 +3,7 @@
 
 use super::exits::Exits;
 use super::figure::Figure;
-use super::switching::{SMALL_BYTES, Switching, frames_at_once};
+use super::switching::{FRAME_BYTES, Switching, frames_at_once};
 use super::waking::{ASLEEP, Interrupting, TIMER, Waking};
 use crate::machine::Machine;
 use hyper_switch_pvnet::header::VNET_HDR_BYTES;
@@ -62,7 +62,7 @@ impl Measured {
             Cost::FlowMiss => *miss,
             Cost::Complete => self.claim,
             Cost::Line => self.line?,
-            Cost::CopyFrame => copied.less(self.own_ns((SMALL_BYTES + VNET_HDR_BYTES) as u32)),
+            Cost::CopyFrame => copied.less(self.own_ns((FRAME_BYTES + VNET_HDR_BYTES) as u32)),
             Cost::SendFrame => *send,
             Cost::ReceiveFrame => *receive,
             _ => return None,
@@ -82,12 +82,18 @@ impl Measured {
         Some(points)
     }
 
-    /// What a core takes to copy so few bytes of its own: as many as the smallest copies, or a little more.
+    /// What a core takes to copy so many bytes of its own: between two sizes that are measured, as much of the way.
     fn own_ns(&self, bytes: u32) -> f64 {
         let points = self.copy(Locality::Own).unwrap_or_default();
-        points
-            .first()
-            .map_or(0.0, |(smallest, figure)| figure.median_ns * f64::from(bytes) / f64::from(*smallest))
+        let mut before = (0.0, 0.0);
+        for (size, figure) in points {
+            let here = (f64::from(*size), figure.median_ns);
+            if bytes <= *size {
+                return before.1 + (here.1 - before.1) * (f64::from(bytes) - before.0) / (here.0 - before.0);
+            }
+            before = here;
+        }
+        before.1
     }
 
     /// The table, complete.
@@ -154,29 +160,29 @@ impl Measured {
                 )
             }
             Cost::SwitchEntry => format!(
-                "Switch::transmit of one frame of {SMALL_BYTES} bytes, less `switch_frame`; of Switch::receive {} ns",
+                "Switch::transmit of one frame of {FRAME_BYTES} bytes, less `switch_frame`; of Switch::receive {} ns",
                 round(self.switching.receive_entry.median_ns)
             ),
             Cost::SwitchFrame => format!(
-                "Switch::transmit of {} frames of {SMALL_BYTES} bytes, less that of one, a frame",
-                frames_at_once(SMALL_BYTES)
+                "Switch::transmit of {} frames of {FRAME_BYTES} bytes, less that of one, a frame",
+                frames_at_once(FRAME_BYTES)
             ),
             Cost::FlowMiss => {
                 "Switch::transmit of one frame without a flow and Control::resolve of its upcall, less Switch::transmit of one with"
                     .into()
             }
             Cost::CopyFrame => format!(
-                "Switch::receive of {} frames of {SMALL_BYTES} bytes, less that of one, a frame, less the copy of its \
+                "Switch::receive of {} frames of {FRAME_BYTES} bytes, less that of one, a frame, less the copy of its \
                  bytes by `copy.own`",
-                frames_at_once(SMALL_BYTES)
+                frames_at_once(FRAME_BYTES)
             ),
             Cost::Complete => {
                 "two locked instructions and a fence on a line of the core's own: the claim on the sender's side".into()
             }
             Cost::Line => "two threads on two cores that answer each other by a word of memory, a turn".into(),
             Cost::SendFrame | Cost::ReceiveFrame => format!(
-                "a guest of bare frames without a stack, {} frames of {SMALL_BYTES} bytes a poll, without its entries",
-                frames_at_once(SMALL_BYTES)
+                "a guest of bare frames without a stack, {} frames of {FRAME_BYTES} bytes a poll, without its entries",
+                frames_at_once(FRAME_BYTES)
             ),
             _ => "not told".into(),
         }
@@ -285,7 +291,7 @@ mod tests {
             entry: figure(10.0),
             receive_entry: figure(11.0),
             frame: figure(12.0),
-            copied: figure(29.0),
+            copied: figure(60.0),
             miss: figure(14.0),
             send: figure(15.0),
             receive: figure(16.0),
@@ -344,8 +350,8 @@ mod tests {
             (Cost::SwitchEntry, 10.0),
             (Cost::SwitchFrame, 12.0),
             (Cost::FlowMiss, 14.0),
-            // 72 bytes of a copy that takes 8 ns for 64.
-            (Cost::CopyFrame, 20.0),
+            // 1,512 bytes of a copy that takes 40 ns for 1,024 and 1,000 for 65,536.
+            (Cost::CopyFrame, 12.7),
             (Cost::ControlPlane, 2.0 * (100.0 + 84.0 + 17.0)),
             (Cost::SendFrame, 15.0),
             (Cost::ReceiveFrame, 16.0),
