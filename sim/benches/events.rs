@@ -29,7 +29,7 @@ fn scenario(arch: Arch, workload: Workload) -> Scenario {
         optimisations: Optimisations::ALL,
         pace: Default::default(),
         doorbell: Default::default(),
-        domain_vcpus: 6,
+        domain_vcpus: 7,
         vms: Scenario::pairs(8, workload),
         socket_copies: true,
         verifies: false,

@@ -122,7 +122,7 @@ mod defaults {
         "opteron".to_owned()
     }
     pub(super) fn domain_vcpus() -> usize {
-        6
+        7
     }
     pub(super) fn warmup_ms() -> f64 {
         50.0

@@ -113,7 +113,7 @@ fn this_switch_is_ahead() {
             let one = |arch| Scenario {
                 machine,
                 verifies: false,
-                domain_vcpus: 6,
+                domain_vcpus: 7,
                 quantum: Duration::from_micros(20),
                 ..scenario(arch, pairs, workload)
             };

@@ -108,7 +108,7 @@ fn scenarios_are_their_points() {
     let table = plan.cost_table(Path::new("")).unwrap();
     let scenarios = plan.scenarios(&table).unwrap();
     let [plain, scaled, ..] = &scenarios[..] else { panic!("{}", scenarios.len()) };
-    assert_eq!((plain.vms.len(), plain.domain_vcpus, plain.machine.cores), (9, 12, 8));
+    assert_eq!((plain.vms.len(), plain.domain_vcpus, plain.machine.cores), (9, 14, 8));
     assert_eq!(plain.costs.get(Cost::MemoryByte), table.get(Cost::MemoryByte) / 2.0);
     assert_eq!(plain.costs.get(Cost::Notify), table.get(Cost::Notify));
     assert_eq!(scaled.costs.get(Cost::Notify), table.get(Cost::Notify) * 2.0);
