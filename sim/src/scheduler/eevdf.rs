@@ -228,3 +228,128 @@ impl Scheduler for EevdfScheduler {
         Some(task)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: TaskId = TaskId(0);
+    const B: TaskId = TaskId(1);
+    const CORE: CoreId = CoreId(0);
+    const SLICE_US: u32 = 1_000;
+    const TICK_US: u32 = 4_000;
+
+    /// One core, for `A` and `B`.
+    struct Core {
+        scheduler: EevdfScheduler,
+        now_ns: u64,
+    }
+
+    impl Core {
+        /// `A` runs, and `B` sleeps.
+        fn new() -> Core {
+            let machine = Machine { cores: 1, cores_per_cache: 1 };
+            let mut core = Core { scheduler: EevdfScheduler::new(SLICE_US, TICK_US, machine, 2), now_ns: 0 };
+            assert!(!core.wakes(A));
+            assert_eq!(core.next(), Some(A));
+            core
+        }
+
+        /// Whoever runs does so for this long.
+        fn runs(&mut self, us: u64) {
+            self.now_ns += us * 1_000;
+            self.scheduler.ran(CORE, us * 1_000, self.now_ns);
+        }
+
+        /// Answers whether it takes the core at once.
+        fn wakes(&mut self, task: TaskId) -> bool {
+            self.scheduler.ready(task, &|_| false).takes_it
+        }
+
+        fn next(&mut self) -> Option<TaskId> {
+            self.scheduler.pick(CORE, self.now_ns)
+        }
+
+        /// Whoever runs makes way.
+        fn yields_to(&mut self) -> Option<TaskId> {
+            self.scheduler.preempt(CORE);
+            self.next()
+        }
+
+        /// Whoever runs falls asleep.
+        fn sleeps(&mut self) -> Option<TaskId> {
+            self.scheduler.block(CORE);
+            self.next()
+        }
+
+        fn is_over(&mut self) -> bool {
+            self.scheduler.is_over(CORE, self.now_ns)
+        }
+    }
+
+    /// Who has had less takes the core each time that it wakes, until it has had as much; then it waits until the other
+    /// sleeps or a tick finds that it has had its slice.
+    #[test]
+    fn who_wakes_goes_first_until_it_has_had_its_share() {
+        let mut core = Core::new();
+        core.wakes(B);
+        core.runs(100);
+        assert_eq!(core.yields_to(), Some(B), "of both that are awake it has had less");
+        core.runs(40);
+        assert_eq!(core.sleeps(), Some(A));
+        core.runs(10);
+        assert!(core.wakes(B), "70 us less");
+        assert_eq!(core.yields_to(), Some(B));
+        core.runs(90);
+        // 20 us more, and so it only seems to sleep.
+        assert_eq!(core.sleeps(), Some(A));
+        core.runs(10);
+        assert!(!core.wakes(B));
+        core.runs(30);
+        assert!(!core.is_over(), "nobody looks before the tick");
+        core.runs(900);
+        assert!(!core.is_over());
+        core.runs(3_000);
+        assert!(core.is_over());
+        assert_eq!(core.yields_to(), Some(B));
+    }
+
+    /// Sleeping is no way to save up: who had had less by so much has had less by as much when it wakes.
+    #[test]
+    fn the_distance_is_kept() {
+        let mut core = Core::new();
+        core.wakes(B);
+        core.runs(100);
+        assert_eq!(core.yields_to(), Some(B));
+        core.runs(70);
+        assert_eq!(core.sleeps(), Some(A));
+        core.runs(100_000);
+        assert!(core.wakes(B));
+        let time = |task: TaskId| core.scheduler.tasks[usize::from(task.0)].time_ns;
+        assert_eq!(time(A) - time(B), 30_000);
+    }
+
+    /// Who had had more is forgiven when the others have caught up while it slept, and gets nothing for it.
+    #[test]
+    fn debts_are_slept_off() {
+        let mut core = Core::new();
+        core.wakes(B);
+        core.runs(10);
+        assert_eq!(core.yields_to(), Some(B));
+        core.runs(50);
+        assert_eq!(core.sleeps(), Some(A));
+        core.runs(5_000);
+        core.wakes(B);
+        let time = |task: TaskId| core.scheduler.tasks[usize::from(task.0)].time_ns;
+        assert_eq!(time(A), time(B));
+    }
+
+    /// Alone, a task is never over.
+    #[test]
+    fn alone() {
+        let mut core = Core::new();
+        core.runs(100_000);
+        assert!(!core.is_over());
+        assert_eq!(core.sleeps(), None);
+    }
+}
