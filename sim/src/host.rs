@@ -368,7 +368,9 @@ impl Host for SimHost {
         match work {
             Work::Switched { from, frames } => {
                 self.touch(from);
-                self.clock.charge(Account::Switching, u64::from(frames) * switch_frame);
+                // The ring's index, and a line of each frame.
+                let lines = (u64::from(frames) + 1) * self.lines(self.home(from));
+                self.clock.charge(Account::Switching, u64::from(frames) * switch_frame + lines);
             }
             Work::Completed { of, .. } => {
                 let lines = self.lines(self.home(of));
