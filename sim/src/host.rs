@@ -3,7 +3,7 @@
 //! What a core tells others while it works (an interrupt, a message, a timer) is left here with the moment at which it came
 //! to that, and carried out when its step is over or is put aside.
 
-use crate::clock::{Account, Clock};
+use crate::clock::{Account, Clock, PS};
 use crate::memory::Memory;
 use crate::prices::Prices;
 use crate::random::Random;
@@ -44,6 +44,8 @@ pub(crate) struct SimHost {
     signals: Vec<Cell<u64>>,
     states: Vec<Cell<RunState>>,
     homes: Vec<Cell<CoreId>>,
+    /// When each task blocked last, in nanoseconds.
+    blocked_ns: Vec<Cell<u64>>,
     /// The core that last copied for each VM.
     copiers: Vec<Cell<CoreId>>,
     idle: Cell<CoreSet>,
@@ -84,6 +86,7 @@ impl SimHost {
             signals: vec![Cell::new(NEVER); tasks],
             states: vec![Cell::new(RunState::Blocked); tasks],
             homes: vec![Cell::default(); tasks],
+            blocked_ns: vec![Cell::default(); tasks],
             copiers: vec![Cell::default(); tasks],
             idle: Cell::new(CoreSet::EMPTY),
             effects: RefCell::new(Vec::with_capacity(64)),
@@ -153,6 +156,24 @@ impl SimHost {
         }
     }
 
+    /// A task blocks at this time.
+    pub(crate) fn block(&self, task: TaskId, now_ns: u64) {
+        self.set_state(task, RunState::Blocked);
+        self.blocked_ns[usize::from(task.0)].set(now_ns);
+    }
+
+    /// Whether the core of a task that blocks is still about to fall asleep.
+    fn is_drowsy(&self, task: TaskId, now_ns: u64) -> bool {
+        let since_ns = self.blocked_ns[usize::from(task.0)].get();
+        now_ns.saturating_sub(since_ns) * PS < self.prices.fall_asleep
+    }
+
+    /// From now, when it is notified on another core than its own, until a task begins to be dispatched.
+    pub(crate) fn wake_latency_ns(&self, task: TaskId, now_ns: u64) -> u64 {
+        let Prices { wake_latency, wake_latency_soon, .. } = self.prices;
+        (if self.is_drowsy(task, now_ns) { wake_latency_soon } else { wake_latency }) / PS
+    }
+
     pub(crate) fn set_home(&self, task: TaskId, core: CoreId) {
         self.homes[usize::from(task.0)].set(core);
     }
@@ -203,6 +224,7 @@ impl SimHost {
         let price = match self.is_blocked(task) {
             false => awake_ps,
             true if is_here => blocked_ps.min(self.prices.notify_here),
+            true if self.is_drowsy(task, self.clock.now().0) => blocked_ps.min(self.prices.notify_soon),
             true => blocked_ps,
         };
         self.clock.charge(Account::Notifying, price);

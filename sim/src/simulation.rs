@@ -622,7 +622,7 @@ impl<'w> Simulation<'w> {
         // Who is awake looks before it blocks.
         if !sleep.is_awake && !sleep.is_waking {
             sleep.is_waking = true;
-            let latency_ns = if is_here { 0 } else { self.host.prices.wake_latency / 1_000 };
+            let latency_ns = if is_here { 0 } else { self.host.wake_latency_ns(task, at_ns) };
             self.events.push(at_ns + latency_ns, Event::Wake(task));
         }
     }
@@ -783,7 +783,7 @@ impl<'w> Simulation<'w> {
 
     fn block(&mut self, core: CoreId, task: TaskId, until_ns: Option<u64>) {
         self.scheduler.block(core);
-        self.host.set_state(task, RunState::Blocked);
+        self.host.block(task, self.now_ns);
         let sleep = &mut self.sleeps[usize::from(task.0)];
         sleep.is_awake = false;
         sleep.number = sleep.number.wrapping_add(1);

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `figure` | a figure: the median of batches, and their spread |
 //! | `core` | work on a core of its own |
+//! | `apart` | guests at home on two cores |
 //! | `copying` | copies, by size and by who wrote the bytes |
 //! | `switching` | the switch and its guests' drivers |
 //! | `waking` | threads that wake each other up |
@@ -15,6 +16,7 @@
 //! compared. An entry is a call there and costs nothing besides, or what `--entry-cost` says, and a plan that is compared with
 //! `pair` sets the same. The table has a VM exit of KVM's instead, where there is a KVM that runs a guest.
 
+mod apart;
 mod copying;
 mod core;
 mod exits;
@@ -40,7 +42,6 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 use table::Measured;
-use waking::Class;
 
 /// Frame sizes by which the table is compared with the switch as a whole.
 const CHECKED_BYTES: [usize; 3] = [60, switching::FRAME_BYTES, 65_536];
@@ -125,12 +126,10 @@ fn measure(effort: &Effort, json: bool) -> Result<Measured, Failure> {
     let waking = match near.or(far) {
         None => None,
         Some(other) => {
-            now("lines that threads write to each other");
-            line = Some(waking::line(cpu, other, batches)?);
+            now("guests on two cores");
+            line = Some(apart::line(cpu, other, batches)?);
             now("threads that wake each other up");
-            let usual = waking::wake(cpu, other, Class::Usual, batches)?;
-            now("idle workers that are woken up");
-            Some((usual, waking::wake(cpu, other, Class::Idle, batches)?))
+            Some(waking::wakings(cpu, other, batches)?)
         }
     };
     Ok(Measured { copies, switching, whole, preemption, nap, timer, interrupt, claim, exits, line, waking })

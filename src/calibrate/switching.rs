@@ -26,10 +26,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Frames of a large step: a batch of the switch.
-const BATCH: u32 = 64;
+pub(super) const BATCH: u32 = 64;
 
 /// Steps of each size that make a batch of the measurement.
-const STEPS: usize = 64;
+pub(super) const STEPS: usize = 64;
 
 /// Time passes in steps of this, longer than any doorbell waits.
 const STEP_NS: u64 = 1_000_000;
@@ -102,7 +102,7 @@ fn slope(one_ns: f64, many_ns: f64) -> f64 {
 
 /// Whether frames find a flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Lookup {
+pub(super) enum Lookup {
     Hits,
     Misses,
 }
@@ -156,7 +156,7 @@ struct Pairs(Vec<Pair>);
 impl Pairs {
     /// Pairs of the same kind, see [`Pair::new`].
     fn new(frame_bytes: usize, frames: u32, lookup: Lookup) -> Pairs {
-        Pairs((0..PAIRS).map(|_| Pair::new(frame_bytes, frames, lookup)).collect())
+        Pairs((0..PAIRS).map(|_| Pair::new(frame_bytes, frames, lookup, Optimisations::NONE)).collect())
     }
 
     /// What a step takes, the median of many for each of its parts.
@@ -181,30 +181,59 @@ impl Pairs {
 }
 
 /// Two guests on a switch.
-struct Pair {
-    switch: Arc<Switch>,
+pub(super) struct Pair {
+    pub(super) switch: Arc<Switch>,
     control: Control,
-    cx: CoreContext,
-    host: ThreadHost,
-    bells: [Arc<GuestBell>; 2],
-    sender: RawGuest,
-    receiver: RawGuest,
-    ports: [PortId; 2],
+    pub(super) host: ThreadHost,
+    /// Who sends, and who receives.
+    pub(super) ends: [End; 2],
     frames: u32,
     now_ns: u64,
 }
 
+/// A guest, with what is its own on the switch.
+pub(super) struct End {
+    guest: RawGuest,
+    port: PortId,
+    bell: Arc<GuestBell>,
+    cx: CoreContext,
+}
+
+/// What a guest's look for work took, its entries apart, and how many frames one of them copied.
+struct Look {
+    guest_ns: f64,
+    transmit_ns: f64,
+    receive_ns: f64,
+    copied: u32,
+}
+
+impl End {
+    /// Looks for work until there is none.
+    fn look(&mut self, switch: &Switch, host: &ThreadHost, clock: &Clock, now_ns: u64) -> Look {
+        let End { guest, port, bell, cx } = self;
+        let mut way =
+            Way { switch, cx, host, bell, port: *port, clock, transmit_ns: 0.0, receive_ns: 0.0, copied: 0 };
+        let begin = Instant::now();
+        while guest.poll(now_ns, &mut way).expect("the switch keeps the rules") == Poll::Busy {}
+        let guest_ns = clock.since(begin) - way.transmit_ns - way.receive_ns;
+        let Way { transmit_ns, receive_ns, copied, .. } = way;
+        Look { guest_ns, transmit_ns, receive_ns, copied }
+    }
+
+    /// Likewise, in the step of this number; answers what all of it took.
+    pub(super) fn step(&mut self, switch: &Switch, host: &ThreadHost, clock: &Clock, number: u64) -> f64 {
+        let Look { guest_ns, transmit_ns, receive_ns, .. } = self.look(switch, host, clock, number * STEP_NS);
+        guest_ns + transmit_ns + receive_ns
+    }
+}
+
 impl Pair {
     /// A pair whose one guest sends so many `frames` of `frame_bytes` in each step.
-    fn new(frame_bytes: usize, frames: u32, lookup: Lookup) -> Pair {
-        let config = SwitchConfig {
-            max_ports: 2,
-            cores: 1,
-            optimisations: Optimisations::NONE,
-            ..SwitchConfig::default()
-        };
+    pub(super) fn new(frame_bytes: usize, frames: u32, lookup: Lookup, optimisations: Optimisations) -> Pair {
+        let config = SwitchConfig { max_ports: 2, cores: 2, optimisations, ..SwitchConfig::default() };
         let (switch, mut control) = Switch::new(config);
-        let cx = switch.core_context(CoreId(0)).expect("nobody else has the context");
+        let contexts =
+            [0, 1].map(|core| switch.core_context(CoreId(core)).expect("nobody else has the context"));
         let [a, b] = [0, 1].map(|number| {
             let GuestConfig { mac, ip, .. } = GuestConfig::numbered(number);
             Address { mac, ip }
@@ -227,7 +256,10 @@ impl Pair {
         }
         let bells = [(); 2].map(|()| Arc::new(GuestBell::of_this_thread()));
         let host = ThreadHost::of_guests(&bells);
-        let mut pair = Pair { switch, control, cx, host, bells, sender, receiver, ports, frames, now_ns: 1 };
+        let parts = [sender, receiver].into_iter().zip(ports).zip(bells).zip(contexts);
+        let mut ends = parts.map(|(((guest, port), bell), cx)| End { guest, port, bell, cx });
+        let mut end = || ends.next().expect("there are two of each");
+        let mut pair = Pair { switch, control, host, ends: [end(), end()], frames, now_ns: 1 };
         let clock = Clock::new();
         // Until the guests have greeted each other, and caches and buffers are warm.
         for _ in 0..STEPS {
@@ -239,30 +271,28 @@ impl Pair {
     /// One sends, the other receives. Answers what it took and how many frames came.
     fn step(&mut self, clock: &Clock) -> (Step, u32) {
         self.now_ns += STEP_NS;
-        let Pair { switch, control, cx, host, bells, sender, receiver, ports, now_ns, .. } = self;
-        let mut step = Step::default();
-        let mut copied = 0;
-        for ((guest, port), bell) in [(sender, ports[0]), (receiver, ports[1])].into_iter().zip(&*bells) {
-            let mut way =
-                Way { switch, cx, host, bell, port, clock, transmit_ns: 0.0, receive_ns: 0.0, copied: 0 };
-            let begin = Instant::now();
-            while guest.poll(*now_ns, &mut way).expect("the switch keeps the rules") == Poll::Busy {}
-            let ns = clock.since(begin) - way.transmit_ns - way.receive_ns;
-            if port == ports[0] {
-                (step.sender_ns, step.transmit_ns) = (ns, way.transmit_ns);
-            } else {
-                (step.receiver_ns, step.receive_ns) = (ns, way.receive_ns);
-                copied = way.copied;
-            }
+        let Pair { switch, control, host, ends, now_ns, .. } = self;
+        let ports = [ends[0].port, ends[1].port];
+        let mut answer_ns = 0.0;
+        let [sent, received] = ends.each_mut().map(|end| {
+            let look = end.look(switch, host, clock, *now_ns);
             let begin = Instant::now();
             while let Some(upcall) = control.next_upcall() {
                 let to = if upcall.key.in_port == u32::from(ports[0].0) { ports[1] } else { ports[0] };
                 let verdict = Verdict::Execute([Action::Output(to)].into());
-                control.resolve(cx, &*host, upcall.id, verdict);
+                control.resolve(&mut end.cx, &*host, upcall.id, verdict);
             }
-            step.answer_ns += clock.since(begin);
-        }
-        (step, copied)
+            answer_ns += clock.since(begin);
+            look
+        });
+        let step = Step {
+            answer_ns,
+            sender_ns: sent.guest_ns,
+            transmit_ns: sent.transmit_ns,
+            receive_ns: received.receive_ns,
+            receiver_ns: received.guest_ns,
+        };
+        (step, received.copied)
     }
 }
 

@@ -4,7 +4,7 @@
 use super::exits::Exits;
 use super::figure::Figure;
 use super::switching::{FRAME_BYTES, Switching, frames_at_once};
-use super::waking::{ASLEEP, Interrupting, TIMER, Waking};
+use super::waking::{ASLEEP, Interrupting, JUST_ASLEEP, TIMER, Wakings};
 use crate::machine::Machine;
 use hyper_switch_pvnet::header::VNET_HDR_BYTES;
 use hyper_switch_pvnet::kvm::KvmError;
@@ -38,8 +38,8 @@ pub(super) struct Measured {
     pub(super) exits: Result<Exits, KvmError>,
     /// A line from another core, where there are two.
     pub(super) line: Option<Figure>,
-    /// Threads as VMs' are and as idle workers are, where there are two cores.
-    pub(super) waking: Option<(Waking, Waking)>,
+    /// Where there are two cores.
+    pub(super) waking: Option<Wakings>,
 }
 
 impl Measured {
@@ -51,11 +51,14 @@ impl Measured {
             Cost::HypervisorEntry => self.exits.as_ref().ok()?.kernel,
             Cost::Interrupt => self.interrupt.take,
             Cost::NotifyAwake => self.interrupt.notify,
-            Cost::Notify | Cost::WorkerWake => waking?.0.notify,
-            Cost::WakeLatency => waking?.0.latency.less(self.dispatch().median_ns),
+            Cost::Notify | Cost::WorkerWake => waking?.late.notify,
+            Cost::WakeLatency => waking?.late.latency.less(self.dispatch().median_ns),
+            Cost::FallAsleep => waking?.fall_asleep,
+            Cost::NotifySoon => waking?.soon.notify,
+            Cost::WakeLatencySoon => waking?.soon.latency.less(self.dispatch().median_ns),
             Cost::Dispatch => self.dispatch(),
             Cost::Block => self.nap.less(self.dispatch().median_ns),
-            Cost::IdleWake => waking?.1.latency,
+            Cost::IdleWake => waking?.idle.latency,
             Cost::Timer => self.timer,
             Cost::SwitchEntry => *entry,
             Cost::SwitchFrame => *frame,
@@ -141,6 +144,19 @@ impl Measured {
                 "from the call of unpark until a thread that has slept for {asleep} us runs on an otherwise idle core, \
                  less `dispatch`"
             ),
+            Cost::FallAsleep => {
+                "how long a thread on another core has slept when unpark begins to take more than halfway from `notify_soon` to \
+                 `notify`"
+                    .into()
+            }
+            Cost::NotifySoon => format!(
+                "unpark of a thread that was about to sleep on another core {} us before",
+                JUST_ASLEEP.as_micros()
+            ),
+            Cost::WakeLatencySoon => format!(
+                "as `wake_latency`, of a thread that was about to sleep {} us before",
+                JUST_ASLEEP.as_micros()
+            ),
             Cost::Dispatch => "a thread wakes another one up on its core, which takes the core and falls asleep again, less two \
                  threads on one core that wake each other up and fall asleep, a turn; at most that"
                 .into(),
@@ -179,7 +195,10 @@ impl Measured {
             Cost::Complete => {
                 "two locked instructions and a fence on a line of the core's own: the claim on the sender's side".into()
             }
-            Cost::Line => "two threads on two cores that answer each other by a word of memory, a turn".into(),
+            Cost::Line => format!(
+                "a frame of {FRAME_BYTES} bytes whose guests are at home on two cores, less one whose guests share a core, for each \
+                 line that the model charges for"
+            ),
             Cost::SendFrame | Cost::ReceiveFrame => format!(
                 "a guest of bare frames without a stack, {} frames of {FRAME_BYTES} bytes a poll, without its entries",
                 frames_at_once(FRAME_BYTES)
@@ -273,6 +292,7 @@ fn round(ns: f64) -> f64 {
 mod tests {
     //! By figures that no machine has.
 
+    use super::super::waking::Waking;
     use super::*;
     use std::io;
 
@@ -310,7 +330,12 @@ mod tests {
             exits: Ok(Exits { kernel: figure(3_000.0), program: figure(25_000.0) }),
             line: Some(figure(22.0)),
             interrupt: Interrupting { notify: figure(5.0), take: figure(19.0) },
-            waking: Some((waking(100.0), waking(200.0))),
+            waking: Some(Wakings {
+                late: waking(100.0),
+                soon: waking(70.0),
+                fall_asleep: figure(6.0),
+                idle: waking(200.0),
+            }),
         }
     }
 
@@ -343,6 +368,9 @@ mod tests {
             (Cost::Notify, 100.0),
             (Cost::NotifyAwake, 5.0),
             (Cost::WakeLatency, 84.0),
+            (Cost::FallAsleep, 6.0),
+            (Cost::NotifySoon, 70.0),
+            (Cost::WakeLatencySoon, 54.0),
             (Cost::Dispatch, 17.0),
             (Cost::Block, 20.0),
             (Cost::IdleWake, 201.0),

@@ -18,8 +18,14 @@ use std::time::{Duration, Instant};
 /// Times that a thread is woken up in a batch.
 const WAKES: u32 = 64;
 
-/// How long a thread has been about to sleep before it is woken up: it then sleeps, and its core has nothing else to do.
+/// How long a thread has been about to sleep before it is woken up: until it sleeps, though its core, which has nothing else
+/// to do, does not yet; and until that sleeps, too.
+pub(super) const JUST_ASLEEP: Duration = Duration::from_micros(2);
 pub(super) const ASLEEP: Duration = Duration::from_micros(50);
+
+/// Times between them at which it is looked whether the core sleeps, in microseconds; for so many batches less.
+const DOZES_US: [u64; 9] = [3, 4, 6, 8, 10, 12, 16, 24, 32];
+const FEWER: usize = 8;
 
 /// Times that a core is handed over in a batch.
 const TURNS: u32 = 256;
@@ -50,7 +56,7 @@ pub(super) struct Waking {
 
 /// How the core of a thread that is woken up is shared.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
+enum Class {
     /// As a VM's.
     Usual,
     /// As an idle worker's: it gives way to everybody.
@@ -70,8 +76,8 @@ struct Alarm {
     gone: AtomicBool,
 }
 
-/// Wakes a thread on core `to` up from core `from`.
-pub(super) fn wake(from: usize, to: usize, class: Class, batches: usize) -> Result<Waking, Failure> {
+/// Wakes a thread on core `to` up from core `from`, each time so long after it has been about to sleep.
+fn wake(from: usize, to: usize, class: Class, asleep: Duration, batches: usize) -> Result<Waking, Failure> {
     let alarm = &Alarm::default();
     thread::scope(|scope| {
         let sleeper = on_core(scope, to, move || {
@@ -80,13 +86,44 @@ pub(super) fn wake(from: usize, to: usize, class: Class, batches: usize) -> Resu
             slept
         });
         let thread = sleeper.thread();
-        let ringer = on_core(scope, from, move || (0..batches).map(|_| ring(alarm, &thread)).collect());
+        let ringer =
+            on_core(scope, from, move || (0..batches).map(|_| ring(alarm, &thread, asleep)).collect());
         let rung: Option<Vec<(f64, f64)>> = ringer.join()?;
         let refused = |error: Errno| Failure::from_io("cannot run as idle workers do", &error.into());
         sleeper.join()?.map_err(refused)?;
         let (notify, latency) = rung.expect("who sleeps does so to the end").into_iter().unzip();
         Ok(Waking { notify: Figure::of(notify), latency: Figure::of(latency) })
     })
+}
+
+/// How threads on core `to` are woken up from core `from`.
+pub(super) struct Wakings {
+    /// A VM's whose core sleeps, and one that has just fallen asleep.
+    pub(super) late: Waking,
+    pub(super) soon: Waking,
+    /// From when it falls asleep until its core does; nothing if that makes no difference to who wakes it up.
+    pub(super) fall_asleep: Figure,
+    /// An idle worker's whose core sleeps.
+    pub(super) idle: Waking,
+}
+
+/// Measures all of it.
+pub(super) fn wakings(from: usize, to: usize, batches: usize) -> Result<Wakings, Failure> {
+    let usual = |asleep, batches| wake(from, to, Class::Usual, asleep, batches);
+    let (late, soon) = (usual(ASLEEP, batches)?, usual(JUST_ASLEEP, batches)?);
+    let between_ns = (late.notify.median_ns + soon.notify.median_ns) / 2.0;
+    let (mut awake, mut asleep) = (JUST_ASLEEP, ASLEEP);
+    for doze in DOZES_US.map(Duration::from_micros) {
+        if usual(doze, batches.div_ceil(FEWER))?.notify.median_ns > between_ns {
+            asleep = doze;
+            break;
+        }
+        awake = doze;
+    }
+    let is_told_apart = late.notify.low_ns > soon.notify.high_ns;
+    let fall_asleep = if is_told_apart { nanoseconds((awake + asleep) / 2) } else { 0.0 };
+    let idle = wake(from, to, Class::Idle, ASLEEP, batches)?;
+    Ok(Wakings { late, soon, fall_asleep: Figure::of(vec![fall_asleep]), idle })
 }
 
 /// Sleeps until it is woken up, so many times.
@@ -105,7 +142,7 @@ fn sleep(alarm: &Alarm, class: Class, times: u32) -> Result<(), Errno> {
 }
 
 /// Wakes the sleeper up, a batch. Answers what that took, and how long it was until it ran; nothing if there is no sleeper.
-fn ring(alarm: &Alarm, sleeper: &Thread) -> Option<(f64, f64)> {
+fn ring(alarm: &Alarm, sleeper: &Thread, asleep: Duration) -> Option<(f64, f64)> {
     let clock = Clock::new();
     let (mut notify, mut latency) = (Vec::new(), Vec::new());
     for _ in 0..WAKES {
@@ -117,7 +154,7 @@ fn ring(alarm: &Alarm, sleeper: &Thread) -> Option<(f64, f64)> {
             spin_loop();
         }
         let settling = Instant::now();
-        while settling.elapsed() < ASLEEP {
+        while settling.elapsed() < asleep {
             spin_loop();
         }
         let (begin_ns, begin) = (now().0, Instant::now());
@@ -273,36 +310,6 @@ pub(super) fn interrupt(batches: usize) -> Interrupting {
     let batch = |_| (each(GuestBell::ring), each(|bell| assert!(bell.take(), "a bell that was rung")));
     let (notify, take) = (0..batches).map(batch).unzip();
     Interrupting { notify: Figure::of(notify), take: Figure::of(take) }
-}
-
-/// What it takes to see what a thread on another core has just written.
-pub(super) fn line(here: usize, there: usize, batches: usize) -> Result<Figure, Failure> {
-    // One batch more, until the other thread is there.
-    let turns = (batches as u32 + 1) * TURNS;
-    let turn = &AtomicU32::new(0);
-    let answers = move |first: u32, last: u32| {
-        for number in (first..last).step_by(2) {
-            while turn.load(Ordering::Acquire) != number {
-                spin_loop();
-            }
-            turn.store(number + 1, Ordering::Release);
-        }
-    };
-    thread::scope(|scope| {
-        let other = on_core(scope, there, move || answers(1, turns));
-        let here = on_core(scope, here, move || {
-            let batch = |batch: u32| {
-                let begin = Instant::now();
-                answers(batch * TURNS, (batch + 1) * TURNS);
-                nanoseconds(begin.elapsed()) / f64::from(TURNS)
-            };
-            batch(0);
-            Figure::of((1..=batches as u32).map(batch).collect())
-        });
-        let figure = here.join();
-        other.join()?;
-        figure
-    })
 }
 
 /// What it takes to take a claim and to let it go, with a fence between: on the core that it is called on, whose the line is.

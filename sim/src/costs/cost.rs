@@ -61,6 +61,13 @@ costs! {
     /// From a notification until a blocked vCPU begins to be dispatched on an idle core. It is latency: the
     /// notifying core goes on meanwhile.
     WakeLatency = "wake_latency",
+    /// How long a core that has nothing to do any more takes to fall asleep. Until then, whoever blocked there last is told
+    /// and wakes up at the next two costs instead of `notify` and `wake_latency`.
+    FallAsleep = "fall_asleep",
+    /// What the notifying core pays to notify a VM that blocked less than `fall_asleep` ago: no message is needed.
+    NotifySoon = "notify_soon",
+    /// From that notification until the vCPU begins to be dispatched. It is latency.
+    WakeLatencySoon = "wake_latency_soon",
     /// What a core pays to switch to a vCPU, or to any other thread, from whatever it ran before.
     Dispatch = "dispatch",
     /// A vCPU's way into blocking, all in all: the guest's idle loop, the entry, the scheduler taking it off its core.
