@@ -79,22 +79,16 @@ pub(super) fn draw(seed: u64) -> Draw {
         batching: random.chance(0.5),
         offload: random.chance(0.5),
     };
+    // An idle thread that was put off in the midst of the switch keeps what it claimed until its core is idle again,
+    // and a VM that waits for that may keep it off its core: no bound holds there.
+    let host =
+        if !optimisations.offload && random.chance(0.3) { HostKind::Threads } else { HostKind::Hypervisor };
     let scenario = Scenario {
         seed,
         machine: Machine { cores, cores_per_cache: random.within(1, 4) as u16 },
-        scheduler: SchedulerConfig::Credit {
-            slice_us: random.pick(&[50, 200, 1_000, 30_000]),
-            bonus_us: random.pick(&[0, 20, 200, 1_000]),
-            pinned: random.chance(0.2),
-        },
+        scheduler: scheduler(random, host, &mut drawn),
         costs: costs(random, &mut drawn),
-        // An idle thread that was put off in the midst of the switch keeps what it claimed until its core is idle again,
-        // and a VM that waits for that may keep it off its core: no bound holds there.
-        host: if !optimisations.offload && random.chance(0.3) {
-            HostKind::Threads
-        } else {
-            HostKind::Hypervisor
-        },
+        host,
         arch: Arch::HyperSwitch,
         optimisations,
         pace: Pace {
@@ -125,6 +119,21 @@ pub(super) fn draw(seed: u64) -> Draw {
     setup.deeds.push((active_ns, Deed::Quiet));
     setup.deeds.sort_by_key(|(at_ns, _)| *at_ns);
     Draw { scenario, setup, drawn }
+}
+
+fn scheduler(random: &mut Random, host: HostKind, drawn: &mut Vec<&'static str>) -> SchedulerConfig {
+    if host == HostKind::Threads && random.chance(0.5) {
+        drawn.push("cores lost in the midst of the switch");
+        return SchedulerConfig::Eevdf {
+            slice_us: random.pick(&[50, 700, 3_000]),
+            tick_us: random.pick(&[100, 1_000, 4_000]),
+        };
+    }
+    SchedulerConfig::Credit {
+        slice_us: random.pick(&[50, 200, 1_000, 30_000]),
+        bonus_us: random.pick(&[0, 20, 200, 1_000]),
+        pinned: random.chance(0.2),
+    }
 }
 
 fn costs(random: &mut Random, drawn: &mut Vec<&'static str>) -> CostTable {
