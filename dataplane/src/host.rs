@@ -173,6 +173,13 @@ pub trait Host {
     fn spent(&self, work: Work) {
         let _ = work;
     }
+
+    /// Whether anybody reads what frames carry behind their headers. A host that models guests may know that nobody does: then
+    /// what a VM receives has all its length, and behind the headers whatever was in the buffer before. For others this is a constant.
+    #[inline(always)]
+    fn copies_payload(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! How many events a second a core simulates, tracing off: what an event costs is the engine, and the switch's and the
 //! guests' real code that it stands for. `cargo bench -p hyper-switch-sim --bench events`
 //!
-//! Requests are small frames, as many events a byte as there can be; a stream of 64 KiB frames copies 64 KiB an event or
-//! two, for real.
+//! Requests are small frames, in which everything is copied; of a stream's 64 KiB frames only what guests read is, as in all
+//! runs that do not compare contents.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use hyper_switch_dataplane::policy::Optimisations;

@@ -68,6 +68,8 @@ pub(crate) struct SimHost {
     random: RefCell<Random>,
     /// Cores that were put aside in the midst of the switch, and the one that is there.
     pub(crate) inside: Cell<usize>,
+    /// Somebody reads all of the frames that guests take.
+    pub(crate) copies_payload: bool,
     /// VMs that the switch named since this was last asked, if anybody asks.
     touched: Option<RefCell<Vec<u16>>>,
 }
@@ -102,6 +104,7 @@ impl SimHost {
             random: RefCell::new(Random::new(scenario.seed, ENTRIES)),
             prices,
             inside: Cell::new(0),
+            copies_payload: scenario.verifies,
             touched: scenario.verifies.then(RefCell::default),
         }
     }

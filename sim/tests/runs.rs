@@ -83,6 +83,19 @@ fn a_run_can_be_had_again() {
     }
 }
 
+/// Holds that a run in which nobody reads frames beyond their heads, and nobody copies the rest, is the same to the last
+/// event as one in which all is copied and compared.
+#[test]
+fn what_nobody_reads_makes_no_difference() {
+    for arch in Arch::ALL {
+        for workload in [STREAM, LARGE] {
+            let compared = run(scenario(arch, 3, workload));
+            let unread = run(Scenario { verifies: false, ..scenario(arch, 3, workload) });
+            assert_eq!(unread, compared, "{} {workload:?}", arch.name());
+        }
+    }
+}
+
 /// Holds that the trace has a line for each event, and that writing it changes nothing.
 #[test]
 fn a_trace_has_every_event() {

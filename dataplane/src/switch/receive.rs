@@ -180,11 +180,11 @@ impl<'a, H: Host> Entry<'a, H> {
             let from = self.sender(cx, &mut sender, frame.port());
             let slot = from.frames.slot(frame.slot());
             // SAFETY: the reference in the queue stands for a copy that is this core's to make.
-            if let Some(written) = unsafe { copy_plain(queue, slot.frame(), frame) } {
+            if let Some(written) = unsafe { copy_plain(self.host, queue, slot.frame(), frame) } {
                 plain_written += u64::from(written);
                 self.host.spent(Work::Copied { from: from.id, to: port.id, bytes: written });
             } else {
-                match copy_any(&mut cx.copy, queue, mergeable, cutting, port, from, frame) {
+                match copy_any(self.host, &mut cx.copy, queue, mergeable, cutting, port, from, frame) {
                     Ok(copied) => {
                         others_copied += 1;
                         others_bytes += u64::from(copied.frame_bytes);
@@ -325,12 +325,18 @@ struct Sender<'a> {
 }
 
 /// The one copy of the usual frame, which asks for nothing and is sent as it came, into one buffer of the usual ring that
-/// has room for it. Answers the bytes written; for any other frame, ring or buffer nothing is done.
+/// has room for it, without its payload if the host says so. Answers the bytes written; for any other frame, ring or buffer
+/// nothing is done.
 ///
 /// # Safety
 /// `frame` stands for a copy that the caller is to make, of `whole`.
 #[inline(always)]
-unsafe fn copy_plain(queue: &mut DeviceQueue, whole: &Frame, frame: FrameRef) -> Option<u32> {
+unsafe fn copy_plain<H: Host>(
+    host: &H,
+    queue: &mut DeviceQueue,
+    whole: &Frame,
+    frame: FrameRef,
+) -> Option<u32> {
     let is_plain = whole.vnet.asks_nothing() && whole.segments <= 1 && frame.edit() == NO_EDIT;
     if !is_plain {
         return None;
@@ -346,7 +352,7 @@ unsafe fn copy_plain(queue: &mut DeviceQueue, whole: &Frame, frame: FrameRef) ->
         }
         let at = buffer.from(VNET_HDR_BYTES as u32);
         write_header(at, core::slice::from_raw_parts(whole.header, whole.header_bytes.into()));
-        if whole.segments != 0 {
+        if whole.segments != 0 && host.copies_payload() {
             whole.payload.copy_to(at.from(whole.header_bytes.into()));
         }
         if planted!(CopyPastEnd) {
@@ -358,8 +364,11 @@ unsafe fn copy_plain(queue: &mut DeviceQueue, whole: &Frame, frame: FrameRef) ->
     Some(total)
 }
 
+/// The copy of any frame, likewise.
 #[inline(never)]
-fn copy_any(
+#[expect(clippy::too_many_arguments, reason = "the frame, and the parts of where it goes, borrowed apart")]
+fn copy_any<H: Host>(
+    host: &H,
     scratch: &mut CopyScratch,
     queue: &mut DeviceQueue,
     mergeable: bool,
@@ -369,11 +378,14 @@ fn copy_any(
     frame: FrameRef,
 ) -> Result<Copied, CopyError> {
     // SAFETY: as for `copy_plain`, whose caller's word it is.
-    let view = unsafe { View::new(from, frame) }.for_receiver(port.offloads);
+    let mut view = unsafe { View::new(from, frame) }.for_receiver(port.offloads);
     let finished = !port.offloads.accept(&view.vnet);
     let written = if finished {
         copy_finished(scratch, queue, mergeable, cutting, port, &view)?
     } else {
+        if !host.copies_payload() {
+            view.payload = &[];
+        }
         copy(&mut scratch.chains, queue, mergeable, &view)?
     };
     Ok(Copied { frame_bytes: view.bytes, written, finished })

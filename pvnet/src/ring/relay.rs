@@ -15,14 +15,26 @@ use alloc::vec::Vec;
 const NUM_BUFFERS: core::ops::Range<usize> = 10..12;
 
 /// A frame with its `virtio_net_hdr`, in memory of the switch's own, which is kept for the next frame.
-#[derive(Default)]
 pub struct Stored {
-    /// As long as the longest frame that was in it.
+    /// As long as the longest frame that was in it, or as what is kept of each.
     memory: Vec<u8>,
     bytes: usize,
+    most_bytes: usize,
+}
+
+impl Default for Stored {
+    fn default() -> Stored {
+        Stored::beginning(MAX_FRAME_BYTES)
+    }
 }
 
 impl Stored {
+    /// Room for the first so many bytes of a frame, for where nobody reads the others: who is given the frame gets all its
+    /// length, and behind these bytes what was in the buffer before.
+    pub fn beginning(frame_bytes: usize) -> Stored {
+        Stored { memory: Vec::new(), bytes: 0, most_bytes: VNET_HDR_BYTES + frame_bytes }
+    }
+
     /// Bytes of the frame, without its `virtio_net_hdr`.
     pub fn frame_bytes(&self) -> usize {
         self.bytes.saturating_sub(VNET_HDR_BYTES)
@@ -36,15 +48,19 @@ impl Stored {
 
     /// A copy of the frame, in `into`'s memory.
     pub fn duplicate(&self, into: &mut Stored) {
-        into.room(self.bytes).copy_from_slice(&self.memory[..self.bytes]);
+        let room = into.room(self.bytes);
+        let kept = room.len().min(self.memory.len());
+        room[..kept].copy_from_slice(&self.memory[..kept]);
     }
 
+    /// Room for what is kept of a frame with its header of so many bytes together.
     fn room(&mut self, bytes: usize) -> &mut [u8] {
-        if self.memory.len() < bytes {
-            self.memory.resize(bytes, 0);
+        let kept = bytes.min(self.most_bytes);
+        if self.memory.len() < kept {
+            self.memory.resize(kept, 0);
         }
         self.bytes = bytes;
-        &mut self.memory[..bytes]
+        &mut self.memory[..kept]
     }
 }
 
@@ -88,8 +104,8 @@ impl TxRelay {
         if is_frame {
             let mut room = into.room(bytes);
             for segment in segments {
-                let (here, beyond) = room.split_at_mut(segment.len() as usize);
-                // SAFETY: the segment is guest memory of exactly this length, which the queue keeps mapped.
+                let (here, beyond) = room.split_at_mut(room.len().min(segment.len() as usize));
+                // SAFETY: the segment is guest memory of at least this length, which the queue keeps mapped.
                 unsafe { segment.read(here) };
                 room = beyond;
             }
@@ -119,13 +135,13 @@ impl RxRelay {
     /// # Errors
     /// The driver lied.
     pub fn give(&mut self, frame: &mut Stored) -> Result<bool, RingFault> {
-        let Stored { memory, bytes } = frame;
-        let frame = &mut memory[..*bytes];
+        let Stored { memory, bytes, most_bytes } = frame;
+        let (bytes, kept) = (*bytes, &mut memory[..(*bytes).min(*most_bytes)]);
         let mut segments = Segments::new();
         // Buffers of a frame, and in each so many segments.
         let mut chains = arrayvec::ArrayVec::<(u16, usize), { super::device::MAX_SEGMENTS }>::new();
         let mut room = 0;
-        while room < frame.len() {
+        while room < bytes {
             if self.0.available()? == 0 || chains.is_full() {
                 chains.iter().rev().for_each(|(head, _)| self.0.unpop(*head));
                 return Ok(false);
@@ -135,17 +151,18 @@ impl RxRelay {
             room += self.0.walk(head, &mut segments)? as usize;
             chains.push((head, segments.len() - before));
         }
-        frame[NUM_BUFFERS].copy_from_slice(&(chains.len() as u16).to_le_bytes());
-        let (mut left, mut segments) = (&*frame, segments.into_iter());
+        kept[NUM_BUFFERS].copy_from_slice(&(chains.len() as u16).to_le_bytes());
+        let (mut kept, mut left, mut segments) = (&*kept, bytes, segments.into_iter());
         for (head, count) in chains {
-            let before = left.len();
+            let before = left;
             for segment in segments.by_ref().take(count) {
-                let (here, beyond) = left.split_at(left.len().min(segment.len() as usize));
+                let length = segment.len() as usize;
+                let (here, beyond) = kept.split_at(kept.len().min(length));
                 // SAFETY: the segment is posted guest memory of at least this length, which the queue keeps mapped.
                 unsafe { segment.write(here) };
-                left = beyond;
+                (kept, left) = (beyond, left.saturating_sub(length));
             }
-            self.0.push_used(head, (before - left.len()) as u32);
+            self.0.push_used(head, (before - left) as u32);
         }
         Ok(true)
     }
@@ -153,7 +170,7 @@ impl RxRelay {
 
 #[cfg(test)]
 mod tests {
-    //! A frame of any size goes from a driver's transmit ring to another's receive ring and is the same.
+    //! A frame of any size goes from a driver's transmit ring to another's receive ring and is the same, as far as it is kept.
     use super::*;
     use crate::mem::GuestMemory;
     use crate::ring::device::Direction;
@@ -184,6 +201,7 @@ mod tests {
             frame in prop::collection::vec(any::<u8>(), 1..5_000),
             parts in 1..5_usize,
             buffer_bytes in 12..1_500_u32,
+            kept_bytes in prop_oneof![Just(MAX_FRAME_BYTES), MIN_FRAME_BYTES..5_000],
         ) {
             let memory = Arc::new(GuestMemory::anonymous(MEMORY_BYTES));
             let (mut sender, features) = (driver(&memory), device::QueueFeatures::default());
@@ -199,7 +217,7 @@ mod tests {
                 .collect();
             sender.add(&chain, &[], 7).unwrap();
             sender.offer();
-            let mut stored = Stored::default();
+            let mut stored = Stored::beginning(kept_bytes);
             let taken = tx.take(&mut stored).unwrap();
             tx.queue().publish();
             prop_assert_eq!(sender.pop_used().unwrap().map(|used| used.token), Some(7));
@@ -231,6 +249,8 @@ mod tests {
                 let buffers = frame.len().div_ceil(buffer_bytes as usize) as u16;
                 let mut expected = frame;
                 expected[NUM_BUFFERS].copy_from_slice(&buffers.to_le_bytes());
+                // The receiver's memory was zeros.
+                expected.iter_mut().skip(VNET_HDR_BYTES + kept_bytes).for_each(|byte| *byte = 0);
                 prop_assert_eq!(arrived, expected);
             } else {
                 prop_assert!(arrived.is_empty());

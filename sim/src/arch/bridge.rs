@@ -3,6 +3,7 @@
 
 use super::port::{Port, QUEUE_FRAMES};
 use crate::clock::Account;
+use crate::guest::frame::HEAD_BYTES;
 use crate::host::{SimHost, TaskId};
 use hyper_switch_dataplane::host::CoreId;
 use hyper_switch_pvnet::guest::{Nic, Stations};
@@ -56,13 +57,13 @@ impl Bridge {
         price: impl FnOnce(usize) -> u64,
         server: impl Fn(usize) -> TaskId,
     ) -> bool {
-        let mut frame = self.spare.pop().unwrap_or_default();
+        let mut frame = room(&mut self.spare, host);
         let taken = self.vms[sender].port.take(host, &mut frame);
         if taken {
             host.clock.charge(Account::Backend, price(frame.frame_bytes()));
             let receivers = self.stations.receivers(&frame);
             for receiver in receivers.clone().filter(|receiver| *receiver != sender) {
-                let mut copy = self.spare.pop().unwrap_or_default();
+                let mut copy = room(&mut self.spare, host);
                 // A packet for one, as nearly all are, changes hands; only what is flooded is copied.
                 if receivers.len() == 1 {
                     mem::swap(&mut copy, &mut frame);
@@ -107,4 +108,10 @@ impl Bridge {
         let Attached { port, queue, .. } = &mut self.vms[vm];
         port.enable_kicks(!queue.is_empty())
     }
+}
+
+/// Room for a frame, as much of it as guests read.
+fn room(spare: &mut Vec<Stored>, host: &SimHost) -> Stored {
+    let made = || if host.copies_payload { Stored::default() } else { Stored::beginning(HEAD_BYTES) };
+    spare.pop().unwrap_or_else(made)
 }

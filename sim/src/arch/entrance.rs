@@ -84,6 +84,10 @@ impl Host for Seat<'_> {
         self.host.spent(work);
         self.keep_pace();
     }
+
+    fn copies_payload(&self) -> bool {
+        self.host.copies_payload
+    }
 }
 
 /// A task's own way into the switch.

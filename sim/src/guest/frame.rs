@@ -14,6 +14,8 @@ use std::ops::RangeInclusive;
 const NUMBER_BYTES: usize = 16;
 /// Bytes of the headers below the transport's.
 const LOWER_BYTES: usize = 14 + 20;
+/// Bytes of a frame that its receiver reads at most, where it does not look at the pattern.
+pub(crate) const HEAD_BYTES: usize = LOWER_BYTES + Transport::Tcp.header_bytes() + NUMBER_BYTES;
 
 /// The port that both sides use.
 const PORT: u16 = 5001;
@@ -76,7 +78,7 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    fn header_bytes(self) -> usize {
+    const fn header_bytes(self) -> usize {
         match self {
             Transport::Udp => 8,
             Transport::Tcp => 20,
