@@ -31,7 +31,10 @@ use std::time::Duration;
 pub const FRAME_BYTES: RangeInclusive<usize> = 60..=1514;
 
 /// The most that an entry may cost in nanoseconds: far more than any machine's.
-const ENTRY_COST_NS: u64 = 1_000_000;
+pub(crate) const ENTRY_COST_NS: u64 = 1_000_000;
+
+/// The most pairs that talk at the same time.
+pub(crate) const MOST_PAIRS: u16 = 64;
 
 /// What the user wants.
 #[derive(Clone, Debug, PartialEq)]
@@ -273,7 +276,7 @@ struct PairArgs {
 
     /// Pairs that talk at the same time; several numbers, as in 1,2,4, are measured one after the other
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1",
-          value_parser = clap::value_parser!(u16).range(1..=64))]
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_PAIRS)))]
     pairs: Vec<u16>,
 
     /// What carries the frames, between VMs of this process; several, as in hyper-switch,vhost, are measured one after

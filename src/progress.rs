@@ -29,10 +29,15 @@ impl Progress {
             bar.set_prefix(label.to_owned());
             Progress(Shape::Bar(bar))
         } else if json {
-            Progress(Shape::Silent)
+            Progress::silent()
         } else {
             Progress::lines(label, total, Box::new(std::io::stderr()))
         }
+    }
+
+    /// Shows nothing: of work that is a part of other work, which shows itself.
+    pub fn silent() -> Progress {
+        Progress(Shape::Silent)
     }
 
     fn lines(label: &str, total: Duration, out: Box<dyn Write + Send>) -> Progress {

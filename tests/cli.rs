@@ -240,7 +240,93 @@ fn sim_is_interrupted() {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0));
-    assert!(said.contains("ended early: not all points are there") && said.contains("ack_frame x"), "{said}");
+    assert!(said.contains("ended early: not all is there") && said.contains("ack_frame x"), "{said}");
+}
+
+/// Two points that can be measured on real threads, each for so long.
+fn measurable(duration_ms: u32) -> String {
+    let plan = run(&["sim", "validation", "--print"]).out;
+    let (head, _) = plan.split_once("[matrix]").unwrap();
+    let head = head.replace("duration_ms = 300", &format!("duration_ms = {duration_ms}"));
+    format!("{head}[matrix]\narch = [\"hyper-switch\"]\noptimisations = [\"all\", \"none\"]\npairs = [1]\n")
+}
+
+/// `--measure` compares all points in each round, and what it keeps of a round is the same again by hand.
+#[test]
+fn sim_measures_in_rounds() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("mine.toml"), measurable(200)).unwrap();
+    let arguments = ["sim", "mine.toml", "--measure", "2", "--quick", "--json", "--report", "out"];
+    let said = run_in(folder.path(), &arguments);
+    let json: serde_json::Value = serde_json::from_str(&said.out).expect(&said.err);
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    assert_eq!((&json["complete"], &json["plan"]["costs"]), (&true.into(), &"calibrated".into()));
+    let validation = &json["validation"];
+    assert_eq!(validation["rounds"], 2);
+    let sets = |points: &serde_json::Value| {
+        let points = points.as_array().unwrap().iter();
+        points.map(|point| point["optimisations"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let both = ["all", "none"].map(str::to_owned);
+    assert_eq!((sets(&validation["points"]), sets(&json["points"])), (both.to_vec(), both.to_vec()));
+    let page = std::fs::read_to_string(folder.path().join("out/index.html")).unwrap();
+    assert!(page.contains("over 2 rounds, half of the 2 points deviate by no more than"), "{page}");
+    let csv = std::fs::read_to_string(folder.path().join("out/results.csv")).unwrap();
+    assert!(
+        csv.lines().next().unwrap().ends_with(",error_percent,error_percent_min,error_percent_max"),
+        "{csv}"
+    );
+    for (round, at) in [("out/round-1", 0), ("out/round-2", 1)] {
+        let (costs, measured) = (format!("{round}/costs.toml"), format!("{round}/measured.json"));
+        let arguments = ["sim", "mine.toml", "--costs", &costs, "--measured", &measured, "--json"];
+        let said = run_in(folder.path(), &arguments);
+        let again: serde_json::Value = serde_json::from_str(&said.out).expect(&said.err);
+        for (point, again) in [0, 1].map(|n| (&validation["points"][n], &again["validation"]["points"][n])) {
+            for key in ["measured_gbps", "simulated_gbps", "error_percent"] {
+                // JSON is read to within a digit of the last.
+                let [first, again] =
+                    [&point[key]["samples"][at], &again[key]["median"]].map(|v| v.as_f64().unwrap());
+                assert!(
+                    (first - again).abs() < 1e-9 * first.abs().max(1.0),
+                    "{round}, {key}: {first}, {again}"
+                );
+            }
+        }
+        if validation["shown_round"] == at + 1 {
+            assert_eq!(again["points"], json["points"]);
+        }
+    }
+}
+
+/// SIGINT ends the rounds with those that are complete.
+#[test]
+fn sim_rounds_are_interrupted() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("mine.toml"), measurable(300)).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hyper-switch"))
+        .args(["sim", "mine.toml", "--measure", "1000", "--quick"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(progress.any(|line| line.contains(" left, round 2 of 1000: ")));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(said.contains("ended early: not all is there") && said.contains("error %"), "{said}");
+}
+
+/// A plan that threads cannot be is refused with the reason, before anything is measured.
+#[test]
+fn sim_measures_what_threads_can_be() {
+    let said = run(&["sim", "smoke", "--measure", "1"]);
+    let expected = "error: smoke cannot be measured on real threads: its switch is in a hypervisor (`machine.host` is not \"threads\")\n\
+                    help: `sim validation --measure` can, ";
+    assert_eq!(said.code, 2);
+    assert!(said.err.starts_with(expected), "{}", said.err);
 }
 
 /// A log filter in the environment that is none is refused like one on the command line.

@@ -244,7 +244,14 @@ impl Plan {
     /// # Errors
     /// There is neither, or the file is no table.
     pub fn cost_table(&self, folder: &Path) -> Result<CostTable, PlanError> {
-        let mut table = self.named_table(folder)?;
+        self.set_in(self.named_table(folder)?)
+    }
+
+    /// A table with the costs that it has otherwise.
+    ///
+    /// # Errors
+    /// One of these is impossible.
+    pub fn set_in(&self, mut table: CostTable) -> Result<CostTable, PlanError> {
         for (name, value) in &self.set {
             let source = "As the plan has it.".to_owned();
             let row = CostRow { name: *name, value: *value, unit: name.unit(), kind: Kind::Assumed, source };

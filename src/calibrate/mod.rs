@@ -36,7 +36,7 @@ use crate::machine::Machine;
 use crate::progress::Progress;
 use copying::SIZES;
 use hyper_switch_dataplane::host::CoreId;
-use hyper_switch_sim::costs::Locality;
+use hyper_switch_sim::costs::{CostTable, Locality};
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::thread;
@@ -53,22 +53,37 @@ struct Effort {
     expected: Duration,
 }
 
+impl Effort {
+    fn of(quick: bool) -> Effort {
+        if quick {
+            Effort { batches: 5, expected: Duration::from_secs(1) }
+        } else {
+            Effort { batches: 201, expected: Duration::from_secs(6) }
+        }
+    }
+}
+
+/// Is told what is measured next, and may end it by a failure.
+type Watch<'w> = &'w mut dyn FnMut(&str) -> Result<(), Failure>;
+
 /// Measures.
 ///
 /// # Errors
 /// The machine does not let this process use the cores that it says it may use, or the table cannot be written.
 pub fn run(options: &CalibrateOptions) -> Result<Calibration, Failure> {
-    let effort = if options.quick {
-        Effort { batches: 5, expected: Duration::from_secs(1) }
-    } else {
-        Effort { batches: 201, expected: Duration::from_secs(6) }
-    };
+    let effort = Effort::of(options.quick);
     if let Some(path) = &options.out {
         // Before the time is spent; what is there stays until there is something better.
         let opened = OpenOptions::new().append(true).create(true).open(path);
         opened.map_err(|error| report::cannot_write(path, &error))?;
     }
-    let measured = measure(&effort, options.json)?;
+    let begin = Instant::now();
+    let mut progress = Progress::start("calibrate", effort.expected, options.json);
+    let measured = measure(&effort, &mut |what| {
+        progress.update(begin.elapsed(), what);
+        Ok(())
+    })?;
+    drop(progress);
     let mut calibration = Calibration::new(Machine::this(), effort.batches, measured)?;
     if let Some(path) = &options.out {
         calibration.write(path)?;
@@ -76,7 +91,22 @@ pub fn run(options: &CalibrateOptions) -> Result<Calibration, Failure> {
     Ok(calibration)
 }
 
-fn measure(effort: &Effort, json: bool) -> Result<Measured, Failure> {
+/// About how long [`cost_table`] takes.
+pub(crate) fn expected(quick: bool) -> Duration {
+    Effort::of(quick).expected
+}
+
+/// Measures the cost table alone.
+///
+/// # Errors
+/// As of [`run`], and those of `watch`.
+pub(crate) fn cost_table(quick: bool, watch: Watch<'_>) -> Result<CostTable, Failure> {
+    let effort = Effort::of(quick);
+    let measured = measure(&effort, watch)?;
+    Ok(Calibration::new(Machine::this(), effort.batches, measured)?.into_table())
+}
+
+fn measure(effort: &Effort, now: Watch<'_>) -> Result<Measured, Failure> {
     let cpus = usable_cpus();
     let Some(&cpu) = cpus.first() else {
         return Err(Failure::new(FailureKind::Runtime, "the kernel does not say which cores may be used"));
@@ -91,21 +121,18 @@ fn measure(effort: &Effort, json: bool) -> Result<Measured, Failure> {
         thread::scope(|scope| core::on_core(scope, cpu, || ()).join())?;
     }
 
-    let begin = Instant::now();
-    let mut progress = Progress::start("calibrate", effort.expected, json);
-    let mut now = |what: &str| progress.update(begin.elapsed(), what);
     let batches = effort.batches;
 
     let mut copies = Vec::new();
     for (locality, writer) in [(Locality::Own, Some(cpu)), (Locality::Shared, near), (Locality::Remote, far)]
     {
         if let Some(writer) = writer {
-            now(&format!("copies of what core {writer} wrote, on core {cpu}"));
+            now(&format!("copies of what core {writer} wrote, on core {cpu}"))?;
             let points = SIZES.into_iter().zip(copying::measure(cpu, writer, batches)?).collect();
             copies.push((locality, points));
         }
     }
-    now("frames through the switch");
+    now("frames through the switch")?;
     let (switching, whole) = thread::scope(|scope| {
         let work = || {
             let whole = CHECKED_BYTES.map(|bytes| (bytes, switching::ring_to_ring(bytes, batches)));
@@ -113,22 +140,22 @@ fn measure(effort: &Effort, json: bool) -> Result<Measured, Failure> {
         };
         core::on_core(scope, cpu, work).join()
     })?;
-    now("a core that threads take turns on");
+    now("a core that threads take turns on")?;
     let (preemption, nap) = (waking::preemptions(cpu, batches)?, waking::naps(cpu, batches)?);
-    now("timers and interrupts");
+    now("timers and interrupts")?;
     let (timer, interrupt, claim) = thread::scope(|scope| {
         let work = || (waking::timer(batches), waking::interrupt(batches), waking::claim(batches));
         core::on_core(scope, cpu, work).join()
     })?;
-    now("exits of a virtual machine");
+    now("exits of a virtual machine")?;
     let exits = thread::scope(|scope| core::on_core(scope, cpu, || exits::measure(batches)).join())?;
     let mut line = None;
     let waking = match near.or(far) {
         None => None,
         Some(other) => {
-            now("guests on two cores");
+            now("guests on two cores")?;
             line = Some(apart::line(cpu, other, batches)?);
-            now("threads that wake each other up");
+            now("threads that wake each other up")?;
             Some(waking::wakings(cpu, other, batches)?)
         }
     };

@@ -100,6 +100,11 @@ impl Calibration {
         Ok(Calibration { machine, batches, costs, exits, copies, checks, table, written: None })
     }
 
+    /// The table alone.
+    pub(super) fn into_table(self) -> CostTable {
+        self.table
+    }
+
     /// Writes the table to a file.
     pub(super) fn write(&mut self, path: &Path) -> Result<(), Failure> {
         fs::write(path, self.table.to_string()).map_err(|error| cannot_write(path, &error))?;

@@ -3,7 +3,7 @@
 use super::swarm::{self, SwarmArgs, SwarmOptions};
 use clap::{ArgGroup, Args, Subcommand};
 use hyper_switch_sim::plan;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 
 /// What `hyper-switch sim` is to do.
@@ -30,6 +30,10 @@ pub struct SimRun {
     pub costs: Option<String>,
     /// What `pair --report` wrote, to be compared.
     pub measured: Option<PathBuf>,
+    /// Calibrate, measure and simulate so often, in turn.
+    pub measure: Option<NonZeroU16>,
+    /// Calibrate by few batches only.
+    pub quick: bool,
     /// Only this point, numbered from 1.
     pub point: Option<usize>,
     /// The folder for a report with figures.
@@ -81,6 +85,21 @@ pub(super) struct SimArgs {
     #[arg(long, value_name = "FILE", group = "run")]
     measured: Option<PathBuf>,
 
+    /// See how true it is on this machine: so often in turn calibrate, run the plan's points on real threads, and simulate
+    /// them by what was calibrated [default: 5]
+    ///
+    /// For plans of threads and guests without a stack, such as `validation`. What was real and what was simulated are
+    /// compared within each round, as a machine may change its speed from minute to minute, and the median of the rounds
+    /// is each point's error. A real run is as long as a simulated one. Nothing else should run meanwhile. --report also
+    /// keeps what each round measured.
+    #[arg(long, value_name = "ROUNDS", group = "run", num_args = 0..=1, default_missing_value = "5",
+          conflicts_with_all = ["costs", "measured", "trace"])]
+    measure: Option<NonZeroU16>,
+
+    /// With --measure: calibrate by a few batches only, to see that it works
+    #[arg(long, group = "run", requires = "measure")]
+    quick: bool,
+
     /// Simulate only this point of the plan, by its number in the table
     #[arg(long, value_name = "N", group = "run")]
     point: Option<usize>,
@@ -116,8 +135,8 @@ Examples:
       hyper-switch sim mine.toml
   The same on another machine, whose costs are in a table of one's own:
       hyper-switch sim fig2 --costs mine-costs.toml
-  How true it is on this machine (the plan's text says how to measure):
-      hyper-switch sim validation --costs costs.toml --measured real/results.json --report out
+  How true it is on this machine, in about two minutes:
+      hyper-switch sim validation --measure --report out
   Whether the switch stands a thousand strange machines:
       hyper-switch sim swarm --seeds 0..1000
   What happens at the third point, event by event:
@@ -137,13 +156,37 @@ impl SimArgs {
         if let Some(SimCommand::Swarm(args)) = self.command {
             return SimOptions::Swarm(args.into());
         }
-        let SimArgs { plan, print, seed, costs, measured, point, report, trace, jobs, json, .. } = self;
+        let SimArgs {
+            plan,
+            print,
+            seed,
+            costs,
+            measured,
+            measure,
+            quick,
+            point,
+            report,
+            trace,
+            jobs,
+            json,
+            ..
+        } = self;
         match plan {
             None => SimOptions::List,
             Some(plan) if print => SimOptions::Print(plan),
-            Some(plan) => {
-                SimOptions::Run(SimRun { plan, seed, costs, measured, point, report, trace, jobs, json })
-            }
+            Some(plan) => SimOptions::Run(SimRun {
+                plan,
+                seed,
+                costs,
+                measured,
+                measure,
+                quick,
+                point,
+                report,
+                trace,
+                jobs,
+                json,
+            }),
         }
     }
 }
@@ -162,6 +205,8 @@ mod tests {
             seed: None,
             costs: None,
             measured: None,
+            measure: None,
+            quick: false,
             point: None,
             report: None,
             trace: None,
@@ -179,6 +224,14 @@ mod tests {
         expected.json = true;
         let line = "sim fig2 --seed 7 --costs mine.toml --measured real.json --point 3 --report out --trace t --jobs 2 --json";
         assert_eq!(command(line), Command::Sim(SimOptions::Run(expected)));
+        let measure = |line| match command(line) {
+            Command::Sim(SimOptions::Run(SimRun { measure, quick, .. })) => {
+                (measure.map(NonZeroU16::get), quick)
+            }
+            other => panic!("read as {other:?}"),
+        };
+        assert_eq!(measure("sim validation --measure"), (Some(5), false));
+        assert_eq!(measure("sim validation --measure 3 --quick --json"), (Some(3), true));
         assert_eq!(command("sim --list"), Command::Sim(SimOptions::List));
         let Command::Sim(SimOptions::Swarm(swarm)) = command("sim swarm --seeds 3..5") else { panic!() };
         assert_eq!(swarm.seeds, 3..5);
@@ -195,6 +248,11 @@ mod tests {
             ("sim --list --seed 1", "cannot be used with"),
             ("sim fig2 --jobs 0", "number would be zero"),
             ("sim fig2 swarm", "swarm"),
+            ("sim validation --measure 0", "number would be zero"),
+            ("sim validation --measure --costs c.toml", "cannot be used with"),
+            ("sim validation --measure --measured m.json", "cannot be used with"),
+            ("sim validation --measure --point 1 --trace t", "cannot be used with"),
+            ("sim validation --quick", "--measure"),
         ] {
             let text = refusal(line);
             assert!(text.contains(part), "{line}: {text}");

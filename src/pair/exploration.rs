@@ -6,7 +6,7 @@ use crate::cli::PairOptions;
 use crate::exit::Failure;
 use crate::experiment::{ExperimentReport, Point, PointReport};
 use crate::machine::Machine;
-use crate::progress::time_left;
+use crate::progress::{Progress, time_left};
 use crate::report::WorkloadReport;
 use crate::table::span;
 use std::num::NonZeroU64;
@@ -26,12 +26,72 @@ pub fn explore(options: &PairOptions) -> Result<(ExperimentReport, Result<(), Fa
     }
     let interrupted = interruption()?;
     let points = options.points();
+    let start = Instant::now();
+    let planned = |point: Point| trial(point, options).duration;
+    let all = points.iter().copied().map(planned).sum::<Duration>() * u32::from(options.repeat);
+    let of = points.len() * usize::from(options.repeat);
+    let (mut number, mut begun) = (0, Duration::ZERO);
+    let mut begin = |point: Point| {
+        let left = span(time_left(start.elapsed(), begun, all));
+        number += 1;
+        begun += planned(point);
+        let label = format!("{number}/{of}, {left} left: {point}");
+        Progress::start(&label, planned(point), options.json)
+    };
     let mut runs = vec![Vec::new(); points.len()];
-    let outcome = measure_all(&points, options, &interrupted, &mut runs);
+    let outcome = measure_all(&points, options, &interrupted, &mut runs, &mut begin);
     if runs.iter().all(Vec::is_empty) {
         return Err(outcome.err().unwrap_or_else(nothing_measured));
     }
-    let report = ExperimentReport {
+    Ok((report(options, points, &runs), outcome))
+}
+
+/// Measures all points once, unless it is interrupted. `begin` is told of each before it is measured.
+///
+/// # Errors
+/// As of [`run`](super::run).
+pub(crate) fn explore_once(
+    options: &PairOptions,
+    interrupted: &AtomicBool,
+    mut begin: impl FnMut(Point),
+) -> Result<Option<ExperimentReport>, Failure> {
+    let options = PairOptions { repeat: 1, ..options.clone() };
+    let points = options.points();
+    let mut runs = vec![Vec::new(); points.len()];
+    let mut begin = |point| {
+        begin(point);
+        Progress::silent()
+    };
+    measure_all(&points, &options, interrupted, &mut runs, &mut begin)?;
+    let report = report(&options, points, &runs);
+    Ok(report.complete.then_some(report))
+}
+
+/// Adds to the runs of each point, until all are there or something ends it. `begin` is told of each run before it is one,
+/// and answers where it shows itself.
+fn measure_all(
+    points: &[Point],
+    options: &PairOptions,
+    interrupted: &AtomicBool,
+    runs: &mut [Vec<WorkloadReport>],
+    begin: &mut dyn FnMut(Point) -> Progress,
+) -> Result<(), Failure> {
+    for _ in 0..options.repeat {
+        for (point, runs) in points.iter().zip(&mut *runs) {
+            let run = measure(*point, options, interrupted, begin(*point))
+                .map_err(|failure| Failure { message: format!("{point}: {}", failure.message), ..failure })?;
+            if interrupted.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            runs.extend(run);
+        }
+    }
+    Ok(())
+}
+
+/// The report on what the runs of each point came to.
+fn report(options: &PairOptions, points: Vec<Point>, runs: &[Vec<WorkloadReport>]) -> ExperimentReport {
+    ExperimentReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         // The name only: where the program lies is of no use to others.
         command: iter::once("hyper-switch".to_owned())
@@ -49,39 +109,9 @@ pub fn explore(options: &PairOptions) -> Result<(ExperimentReport, Result<(), Fa
         machine: Machine::this(),
         points: points
             .into_iter()
-            .zip(&runs)
+            .zip(runs)
             .filter(|(_, runs)| !runs.is_empty())
             .map(|(point, runs)| PointReport::of(point, runs))
             .collect(),
-    };
-    Ok((report, outcome))
-}
-
-/// Adds to the runs of each point, until all are there or something ends it.
-fn measure_all(
-    points: &[Point],
-    options: &PairOptions,
-    interrupted: &AtomicBool,
-    runs: &mut [Vec<WorkloadReport>],
-) -> Result<(), Failure> {
-    let start = Instant::now();
-    let planned = |point: &Point| trial(*point, options).duration;
-    let all = points.iter().map(planned).sum::<Duration>() * u32::from(options.repeat);
-    let (mut number, mut done) = (0, Duration::ZERO);
-    for _ in 0..options.repeat {
-        for (point, runs) in points.iter().zip(&mut *runs) {
-            number += 1;
-            let of = points.len() * usize::from(options.repeat);
-            let left = span(time_left(start.elapsed(), done, all));
-            let label = format!("{number}/{of}, {left} left: {point}");
-            let run = measure(*point, options, interrupted, &label)
-                .map_err(|failure| Failure { message: format!("{point}: {}", failure.message), ..failure })?;
-            if interrupted.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            runs.extend(run);
-            done += planned(point);
-        }
     }
-    Ok(())
 }

@@ -24,6 +24,7 @@ mod tenant;
 mod trial;
 
 pub use exploration::explore;
+pub(crate) use exploration::explore_once;
 
 use crate::cli::{Backend, PairOptions, Workload};
 use crate::core_list::CoreList;
@@ -68,7 +69,8 @@ pub fn run(options: &PairOptions) -> Result<PairReport, Failure> {
         workloads: Vec::new(),
     };
     for point in points {
-        report.workloads.extend(measure(point, options, &interrupted, point.workload.name())?);
+        let progress = Progress::start(point.workload.name(), trial(point, options).duration, options.json);
+        report.workloads.extend(measure(point, options, &interrupted, progress)?);
         report.interrupted = interrupted.load(Ordering::Relaxed);
         if report.interrupted {
             break;
@@ -97,10 +99,9 @@ fn measure(
     point: Point,
     options: &PairOptions,
     interrupted: &AtomicBool,
-    label: &str,
+    mut progress: Progress,
 ) -> Result<Option<WorkloadReport>, Failure> {
     let trial = trial(point, options);
-    let mut progress = Progress::start(label, trial.duration, options.json);
     let optimisations = Optimisations::from(point.optimisations.unwrap_or(OptimisationSet::ALL));
     let outcome = match options.backend {
         Backend::Inprocess => {

@@ -6,10 +6,14 @@
 //! | `figures` | which figures its points make |
 //! | `page` | all of it as a page of HTML |
 //! | `validation` | what real threads came to, beside it |
+//! | `counterpart` | what of a plan real threads can run |
+//! | `rounds` | a plan calibrated, measured and simulated, several times |
 
+mod counterpart;
 mod figures;
 mod page;
 mod report;
+mod rounds;
 mod validation;
 
 pub use report::{Comparison, PointReport, SimReport};
@@ -22,13 +26,15 @@ use crate::progress::{Progress, time_left};
 use crate::source::Source;
 use crate::table::{Column, Table, span};
 use hyper_switch_sim::costs::CostTable;
-use hyper_switch_sim::plan::{Plan, PlanError, embedded};
+use hyper_switch_sim::plan::{Plan, PlanError, Point, embedded};
 use hyper_switch_sim::saturation::limits;
-use hyper_switch_sim::sweep::{Lines, SweepError, sweep};
+use hyper_switch_sim::scenario::{Outcome, Scenario};
+use hyper_switch_sim::sweep::{self, Lines, SweepError};
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,36 +71,26 @@ pub fn text(plan: &str) -> Result<String, Failure> {
     })
 }
 
-/// Simulates a plan. SIGINT or SIGTERM ends it early, with the points that are complete; a second one ends the process.
+/// Simulates a plan, or measures it as well. SIGINT or SIGTERM ends it early, with the points, or else the rounds, that
+/// are complete; a second one ends the process.
 ///
 /// # Errors
-/// There is no such plan, or it makes no sense; a file that cannot be written; an interruption before any point is
-/// complete.
+/// There is no such plan, or it makes no sense, or cannot be measured; a file that cannot be written; a measurement that
+/// fails; an interruption before any point, or round, is complete.
 pub fn run(options: &SimRun) -> Result<SimReport, Failure> {
-    let plan_text = text(&options.plan)?;
-    let mut plan = Plan::parse(&plan_text).map_err(|error| refused(&options.plan, &plan_text, error))?;
-    plan.seed = options.seed.unwrap_or(plan.seed);
+    let mut chosen = Chosen::of(options)?;
     let measured = options.measured.as_deref().map(validation::read).transpose()?;
-    let costs = cost_table(&mut plan, options)?;
-    let mut scenarios = plan.scenarios(&costs).map_err(|error| refused(&options.plan, &plan_text, error))?;
-    let mut points: Vec<_> = (1..).zip(plan.points()).collect();
-    if let Some(number) = options.point {
-        let Some(at) = number.checked_sub(1).filter(|at| *at < points.len()) else {
-            let message = format!("--point {number}: {} has points 1 to {}", plan.name, points.len());
-            return Err(Failure::new(FailureKind::Usage, message));
-        };
-        scenarios = vec![scenarios.swap_remove(at)];
-        points = vec![points.swap_remove(at)];
-    }
-    if options.trace.is_some() && points.len() > 1 {
-        let message = format!("--trace is for one point, and {} has {}", plan.name, points.len());
+    let costs = cost_table(&mut chosen.plan, options)?;
+    let scenarios = chosen.scenarios(&costs)?;
+    if options.trace.is_some() && scenarios.len() > 1 {
+        let message = format!("--trace is for one point, and {} has {}", chosen.plan.name, scenarios.len());
         return Err(Failure::new(FailureKind::Usage, message).with_help("choose one by --point N"));
     }
-    // Now, lest all be simulated for nothing.
+    if options.measure.is_some() {
+        return rounds::run(chosen, options);
+    }
     if let Some(folder) = &options.report {
-        fs::create_dir_all(folder).map_err(|error| {
-            Failure::from_io(format_args!("cannot make the folder {}", folder.display()), &error)
-        })?;
+        make_folder(folder)?;
     }
     let mut trace = match &options.trace {
         Some(path) => Some(BufWriter::new(File::create(path).map_err(|error| {
@@ -105,36 +101,102 @@ pub fn run(options: &SimRun) -> Result<SimReport, Failure> {
 
     let interrupted = interruption()?;
     let all = scenarios.iter().map(|scenario| scenario.warmup + scenario.duration).sum();
-    let mut progress = Progress::start(&plan.name, all, options.json);
+    let mut progress = Progress::start(&chosen.plan.name, all, options.json);
     let start = Instant::now();
-    let watch = |done: hyper_switch_sim::sweep::Progress| {
+    let watch = |done: sweep::Progress| {
         let whole = Duration::from_secs(1);
         let left = time_left(start.elapsed(), whole.mul_f64(done.part.clamp(0.0, 1.0)), whole);
         // Until something is done nobody knows.
         let left = if done.part > 0.0 { format!(", {} left", span(left)) } else { String::new() };
         progress.update(done.simulated, &format!("{} of {} points{left}", done.runs, scenarios.len()));
     };
-    let jobs = options.jobs.or(thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let lines = trace.as_mut().map(|file| file as Lines<'_>);
-    let outcomes = sweep(&scenarios, jobs, &interrupted, lines, watch).map_err(|error| match error {
-        SweepError::Trace(error) => Failure::from_io("cannot write the trace", &error),
-        SweepError::Scenario { .. } => Failure::new(FailureKind::Configuration, error.to_string()),
-    })?;
+    let points = chosen.simulate(&scenarios, options.jobs, &interrupted, lines, watch)?;
     drop(progress);
 
-    let complete = outcomes.iter().all(Option::is_some);
-    let ran = points.into_iter().zip(&scenarios).zip(outcomes);
-    let points: Vec<_> = ran
-        .filter_map(|(((number, point), scenario), outcome)| {
-            let outcome = outcome?;
-            Some(PointReport::of(number, point, limits(scenario, &outcome), outcome))
-        })
-        .collect();
+    let complete = points.len() == chosen.points.len();
     if points.is_empty() {
         return Err(Failure::new(FailureKind::Runtime, "interrupted before any point was complete"));
     }
-    let validation = measured.map(|measured| Validation::of(&measured, &points)).transpose()?;
-    Ok(SimReport { validation, ..SimReport::new(plan, costs, complete, points, plan_text) })
+    let validation = measured
+        .map(|measured| Validation::of(measured.command.clone(), &[(&measured, &points)]))
+        .transpose()?;
+    Ok(SimReport { validation, ..SimReport::new(chosen.plan, costs, complete, points, chosen.text) })
+}
+
+/// A plan, and which of its points are wanted.
+struct Chosen {
+    /// As the command line has it.
+    name: String,
+    /// As it was written.
+    text: String,
+    plan: Plan,
+    /// With their numbers, from 1.
+    points: Vec<(usize, Point)>,
+}
+
+impl Chosen {
+    fn of(options: &SimRun) -> Result<Chosen, Failure> {
+        let (name, text) = (options.plan.clone(), text(&options.plan)?);
+        let mut plan = Plan::parse(&text).map_err(|error| refused(&name, &text, error))?;
+        plan.seed = options.seed.unwrap_or(plan.seed);
+        let mut points: Vec<_> = (1..).zip(plan.points()).collect();
+        if let Some(number) = options.point {
+            let Some(at) = number.checked_sub(1).filter(|at| *at < points.len()) else {
+                let message = format!("--point {number}: {} has points 1 to {}", plan.name, points.len());
+                return Err(Failure::new(FailureKind::Usage, message));
+            };
+            points = vec![points.swap_remove(at)];
+        }
+        Ok(Chosen { name, text, plan, points })
+    }
+
+    fn refused(&self, error: PlanError) -> Failure {
+        refused(&self.name, &self.text, error)
+    }
+
+    /// What is run at each point.
+    fn scenarios(&self, costs: &CostTable) -> Result<Vec<Scenario>, Failure> {
+        let all = self.plan.scenarios(costs).map_err(|error| self.refused(error))?;
+        let is_chosen = |number| self.points.iter().any(|(chosen, _)| *chosen == number);
+        Ok((1..).zip(all).filter(|(number, _)| is_chosen(*number)).map(|(_, scenario)| scenario).collect())
+    }
+
+    /// What came of the points that are complete, whose `scenarios` these are.
+    fn simulate(
+        &self,
+        scenarios: &[Scenario],
+        jobs: Option<NonZeroUsize>,
+        interrupted: &AtomicBool,
+        trace: Option<Lines<'_>>,
+        watch: impl FnMut(sweep::Progress),
+    ) -> Result<Vec<PointReport>, Failure> {
+        let outcomes = sweep::sweep(scenarios, self::jobs(jobs), interrupted, trace, watch).map_err(
+            |error| match error {
+                SweepError::Trace(error) => Failure::from_io("cannot write the trace", &error),
+                SweepError::Scenario { .. } => Failure::new(FailureKind::Configuration, error.to_string()),
+            },
+        )?;
+        let ran = self.points.iter().zip(scenarios).zip(outcomes);
+        let report =
+            |(((number, point), scenario), outcome): ((&(usize, Point), &Scenario), Option<Outcome>)| {
+                let outcome = outcome?;
+                Some(PointReport::of(*number, *point, limits(scenario, &outcome), outcome))
+            };
+        Ok(ran.filter_map(report).collect())
+    }
+}
+
+/// So many threads simulate.
+fn jobs(wanted: Option<NonZeroUsize>) -> usize {
+    wanted.or(thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+}
+
+/// Makes a folder for results. Before there are any, lest all be simulated or measured for nothing.
+fn make_folder(folder: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(folder).map_err(|error| {
+        Failure::from_io(format_args!("cannot make the folder {}", folder.display()), &error)
+    })
 }
 
 /// The costs of the command line, which are found from here, or else of the plan, which are found from where it lies.
@@ -166,8 +228,7 @@ fn refused(plan: &str, text: &str, error: PlanError) -> Failure {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use hyper_switch_sim::plan::Point;
-    use hyper_switch_sim::scenario::{Latency, Outcome};
+    use hyper_switch_sim::scenario::Latency;
 
     /// How `plan` is simulated if nothing else is said.
     fn options(plan: &str) -> SimRun {
@@ -176,6 +237,8 @@ pub(crate) mod tests {
             seed: None,
             costs: None,
             measured: None,
+            measure: None,
+            quick: false,
             point: None,
             report: None,
             trace: None,

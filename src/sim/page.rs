@@ -31,6 +31,7 @@ pub(super) fn page(report: &SimReport, figures: &[Figure]) -> String {
     if let Some(validation) = &report.validation {
         page.heading("Beside what was measured");
         page.paragraph(&format!("By {}: {}.", validation.command, validation.sentence()));
+        validation.note().iter().for_each(|note| page.paragraph(note));
         let columns = Validation::COLUMNS
             .map(|(title, is_words)| (title, if is_words { Cells::Words } else { Cells::Numbers }));
         page.table(&columns, validation.rows().map(|row| (false, row)));

@@ -22,7 +22,7 @@ pub struct SimReport {
     pub plan: Plan,
     /// What work cost.
     pub costs: CostTable,
-    /// Whether every point is there; else a signal ended it before.
+    /// Whether every point is there, and of `--measure` every round; else a signal ended it before.
     pub complete: bool,
     /// What was published, beside what came of it here.
     pub published: Vec<Comparison>,
@@ -217,7 +217,7 @@ impl SimReport {
     /// What holds for all points, in a line.
     pub(super) fn conditions(&self) -> String {
         let Plan { name, seed, costs, run, .. } = &self.plan;
-        let incomplete = if self.complete { "" } else { ", ended early: not all points are there" };
+        let incomplete = if self.complete { "" } else { ", ended early: not all is there" };
         format!(
             "{name}, seed {seed}, costs {costs}, {} ms after {} ms of warm-up, steps of {} us{incomplete}",
             run.duration_ms, run.warmup_ms, run.quantum_us
@@ -262,11 +262,15 @@ impl SimReport {
         folder::write(folder, self, self.csv(), &figures, &page(self, &figures))
     }
 
-    /// A line a point: the columns of the table, unrounded.
+    /// A line a point: the columns of the table, unrounded, and those of the comparison with real threads, if there is one.
     fn csv(&self) -> Result<Vec<u8>, csv::Error> {
         let mut writer = csv::Writer::from_writer(Vec::new());
-        writer.write_record(CSV_COLUMNS)?;
-        self.points.iter().try_for_each(|point| writer.write_record(point.cells(false)))?;
+        let compared = self.validation.iter().flat_map(|_| Validation::csv_columns());
+        writer.write_record(CSV_COLUMNS.map(str::to_owned).into_iter().chain(compared))?;
+        for point in &self.points {
+            let compared = self.validation.iter().flat_map(|validation| validation.csv_cells(&point.point));
+            writer.write_record(point.cells(false).into_iter().chain(compared))?;
+        }
         folder::written(writer)
     }
 }
@@ -315,7 +319,7 @@ published = [{ arch = 'vhost', gbps = 5, source = 'x' }, { arch = 'vhost', pairs
     #[test]
     fn a_report_is_rendered() {
         let expected = "\
-small, seed 1, costs opteron, 1000 ms after 50 ms of warm-up, steps of 20 us, ended early: not all points are there
+small, seed 1, costs opteron, 1000 ms after 50 ms of warm-up, steps of 20 us, ended early: not all is there
 
 point  arch          optimisations  cost  cores  pairs  idle VMs  seed  Gb/s  frames/s  p50 us  p99 us  entries  interrupts  busy cores  copies x  dropped  trace             used up
     1  hyper-switch  all            -         4      1         0     1  1.00      1000     5.0     9.0    0.000       0.000        1.00      1.00        0  0000000000000001  all cores (100 % busy); senders' vCPUs (1 of 1); receivers' vCPUs (1 of 1)
