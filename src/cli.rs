@@ -328,7 +328,7 @@ struct PairArgs {
     /// Pin the VMs of this process to these cores, as in 0,2-3, in turn: the two of a pair behind each other
     ///
     /// Without it the scheduler places them, and a latency can fall into two groups: that of two VMs which share a core,
-    /// and that of two which do not. One core puts all on it.
+    /// and that of two which do not. One core puts all on it. The threads of --arch vhost and driver-domain come behind the VMs.
     #[arg(long, value_name = "LIST")]
     cores: Option<CoreList>,
 }

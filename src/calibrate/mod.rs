@@ -7,6 +7,7 @@
 //! | `apart` | guests at home on two cores |
 //! | `copying` | copies, by size and by who wrote the bytes |
 //! | `switching` | the switch and its guests' drivers |
+//! | `relaying` | the threads of what it is compared with |
 //! | `waking` | threads that wake each other up |
 //! | `exits` | a virtual machine of KVM's that leaves its guest's code |
 //! | `table` | the table that all of it goes into |
@@ -21,6 +22,7 @@ mod copying;
 mod core;
 mod exits;
 mod figure;
+mod relaying;
 mod report;
 mod switching;
 mod table;
@@ -33,6 +35,7 @@ use crate::cli::CalibrateOptions;
 use crate::exit::{Failure, FailureKind};
 use crate::host::{topology, usable_cpus};
 use crate::machine::Machine;
+use crate::pair::Contender;
 use crate::progress::Progress;
 use copying::SIZES;
 use hyper_switch_dataplane::host::CoreId;
@@ -58,7 +61,7 @@ impl Effort {
         if quick {
             Effort { batches: 5, expected: Duration::from_secs(1) }
         } else {
-            Effort { batches: 201, expected: Duration::from_secs(6) }
+            Effort { batches: 201, expected: Duration::from_secs(8) }
         }
     }
 }
@@ -140,6 +143,9 @@ fn measure(effort: &Effort, now: Watch<'_>) -> Result<Measured, Failure> {
         };
         core::on_core(scope, cpu, work).join()
     })?;
+    now("frames through the switches of others")?;
+    let vhost = relaying::measure(cpu, Contender::Vhost, batches)?;
+    let driver_domain = relaying::measure(cpu, Contender::DriverDomain, batches)?;
     now("a core that threads take turns on")?;
     let (preemption, nap) = (waking::preemptions(cpu, batches)?, waking::naps(cpu, batches)?);
     now("timers and interrupts")?;
@@ -159,5 +165,19 @@ fn measure(effort: &Effort, now: Watch<'_>) -> Result<Measured, Failure> {
             Some(waking::wakings(cpu, other, batches)?)
         }
     };
-    Ok(Measured { copies, switching, whole, preemption, nap, timer, interrupt, claim, exits, line, waking })
+    Ok(Measured {
+        copies,
+        switching,
+        vhost,
+        driver_domain,
+        whole,
+        preemption,
+        nap,
+        timer,
+        interrupt,
+        claim,
+        exits,
+        line,
+        waking,
+    })
 }

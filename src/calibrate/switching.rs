@@ -32,13 +32,13 @@ pub(super) const BATCH: u32 = 64;
 pub(super) const STEPS: usize = 64;
 
 /// Time passes in steps of this, longer than any doorbell waits.
-const STEP_NS: u64 = 1_000_000;
+pub(super) const STEP_NS: u64 = 1_000_000;
 
 /// Bytes of the frames that tell what a frame costs: Ethernet's usual most.
 pub(super) const FRAME_BYTES: usize = 1_500;
 
 /// Pairs that take turns.
-const PAIRS: usize = 4;
+pub(super) const PAIRS: usize = 4;
 
 /// What was measured with frames of [`FRAME_BYTES`], for each of them.
 pub(super) struct Switching {
@@ -297,10 +297,14 @@ impl Pair {
 }
 
 fn port(name: &str, nic: &Nic) -> PortConfig {
-    let vm = VmBackend {
+    PortConfig { name: name.to_owned(), vlan: VlanMode::Transparent, backend: Backend::Vm(rings(nic)) }
+}
+
+/// A guest's rings as a switch sees them.
+pub(super) fn rings(nic: &Nic) -> VmBackend {
+    VmBackend {
         queues: vec![QueuePair::new(nic.memory(), nic.tx_layout(), nic.rx_layout(), nic.queue_features())],
         mergeable: true,
         offloads: nic.offloads(),
-    };
-    PortConfig { name: name.to_owned(), vlan: VlanMode::Transparent, backend: Backend::Vm(vm) }
+    }
 }

@@ -3,6 +3,7 @@
 
 use super::exits::Exits;
 use super::figure::Figure;
+use super::relaying::{RING, Relaying};
 use super::switching::{FRAME_BYTES, Switching, frames_at_once};
 use super::waking::{ASLEEP, Interrupting, JUST_ASLEEP, TIMER, Wakings};
 use crate::machine::Machine;
@@ -24,6 +25,8 @@ pub(super) struct Measured {
     /// By size in bytes; at least of a core's own.
     pub(super) copies: Vec<(Locality, Vec<(u32, Figure)>)>,
     pub(super) switching: Switching,
+    pub(super) vhost: Relaying,
+    pub(super) driver_domain: Relaying,
     /// A frame from ring to ring, by its bytes.
     pub(super) whole: [(usize, Figure); 3],
     /// A thread has woken one up that has its core until it falls asleep; nothing if the scheduler does not do that.
@@ -47,6 +50,8 @@ impl Measured {
     pub(super) fn figure(&self, cost: Cost) -> Option<Figure> {
         let Switching { entry, frame, copied, miss, send, receive, .. } = &self.switching;
         let waking = self.waking.as_ref();
+        let (vhost, domain) = (&self.vhost, &self.driver_domain);
+        let frame_ns = self.own_ns(FRAME_BYTES as u32);
         Some(match cost {
             Cost::HypervisorEntry => self.exits.as_ref().ok()?.kernel,
             Cost::Interrupt => self.interrupt.take,
@@ -68,6 +73,10 @@ impl Measured {
             Cost::CopyFrame => copied.less(self.own_ns((FRAME_BYTES + VNET_HDR_BYTES) as u32)),
             Cost::SendFrame => *send,
             Cost::ReceiveFrame => *receive,
+            Cost::VhostFrame => vhost.given.less(frame_ns),
+            Cost::BridgeFrame => vhost.taken.less(vhost.given.median_ns),
+            Cost::GrantCopyFrame => domain.given.less(frame_ns),
+            Cost::NetbackFrame => domain.taken.less(domain.given.median_ns),
             _ => return None,
         })
     }
@@ -106,7 +115,7 @@ impl Measured {
         let description = format!(
             "Measured by `hyper-switch calibrate`{DEBUG_BUILD} on {cpu}, cores {cores}, {kernel}: what VMs of one process \
              cost each other (`hyper-switch pair`). They enter by a call; a plan that is compared with theirs sets \
-             `hypervisor_entry`. Rows of Xen and of KVM's host are those of the table `{BASE}`."
+             `hypervisor_entry`, and of Xen's rows `grant_copy` and `event_channel`."
         );
         let on = format!("on {cpu}, {kernel}");
         for row in table.rows().to_vec() {
@@ -199,6 +208,14 @@ impl Measured {
                 "a frame of {FRAME_BYTES} bytes whose guests are at home on two cores, less one whose guests share a core, for each \
                  line that the model charges for"
             ),
+            Cost::VhostFrame => format!("{} as vhost's workers give them to VMs, {LESS_COPY}", of_contender()),
+            Cost::BridgeFrame => {
+                format!("{} as vhost's workers take them from VMs and leave them to other workers, less those given", of_contender())
+            }
+            Cost::GrantCopyFrame => format!("{} as a driver domain gives them to VMs, {LESS_COPY}", of_contender()),
+            Cost::NetbackFrame => {
+                format!("{} as a driver domain takes them from VMs and queues them, less those given", of_contender())
+            }
             Cost::SendFrame | Cost::ReceiveFrame => format!(
                 "a guest of bare frames without a stack, {} frames of {FRAME_BYTES} bytes a poll, without its entries",
                 frames_at_once(FRAME_BYTES)
@@ -217,6 +234,11 @@ impl Measured {
             source: source.into(),
         };
         match base.name {
+            Cost::GrantCopy | Cost::EventChannel => assumed(
+                0.0,
+                "A driver domain of `hyper-switch pair` is a thread, and pays for it what --entry-cost says: a plan that is \
+                 compared with it sets the same.",
+            ),
             Cost::HypervisorEntry => {
                 let why = self.exits.as_ref().err().map(KvmError::to_string).unwrap_or_default();
                 let source = "A VM of this process enters the switch by a call (`hyper-switch pair` without --entry-cost). A \
@@ -283,6 +305,16 @@ impl Measured {
     }
 }
 
+/// How rows of contenders are measured.
+fn of_contender() -> String {
+    format!(
+        "`hyper-switch pair`'s threads without their own, {RING} frames of {FRAME_BYTES} bytes less one, a frame:"
+    )
+}
+
+/// What is not theirs.
+const LESS_COPY: &str = "less the copy of their bytes by `copy.own`";
+
 /// A tenth of a nanosecond is more than is known.
 fn round(ns: f64) -> f64 {
     (ns * 10.0).round() / 10.0
@@ -316,7 +348,10 @@ mod tests {
             send: figure(15.0),
             receive: figure(16.0),
         };
+        let relaying = |taken, given| Relaying { taken: figure(taken), given: figure(given) };
         Measured {
+            vhost: relaying(95.0, 85.0),
+            driver_domain: relaying(79.0, 72.0),
             copies: vec![
                 (Locality::Own, copies(&[8.0, 40.0, 1_000.0])),
                 (Locality::Shared, copies(&[6.0, 60.0, 50.0])),
@@ -384,6 +419,13 @@ mod tests {
             (Cost::SendFrame, 15.0),
             (Cost::ReceiveFrame, 16.0),
             (Cost::WorkerWake, 100.0),
+            // 1,500 bytes of it.
+            (Cost::VhostFrame, 37.9),
+            (Cost::BridgeFrame, 10.0),
+            (Cost::GrantCopyFrame, 24.9),
+            (Cost::NetbackFrame, 7.0),
+            (Cost::GrantCopy, 0.0),
+            (Cost::EventChannel, 0.0),
         ] {
             assert_eq!(read.get(cost), ns, "{cost}");
         }
@@ -440,7 +482,7 @@ mod tests {
         measured.copies.truncate(1);
         let table = measured.table(&machine()).unwrap();
         let base = CostTable::embedded(BASE).unwrap();
-        for cost in [Cost::Notify, Cost::WakeLatency, Cost::IdleWake, Cost::GrantCopy] {
+        for cost in [Cost::Notify, Cost::WakeLatency, Cost::IdleWake, Cost::WorkerWake] {
             let row = &table.rows()[cost as usize];
             assert_eq!(row.value, base.get(cost), "{cost}");
             assert_ne!(row.kind, Kind::Measured, "{cost}");

@@ -279,6 +279,66 @@ pub(super) fn naps(core: usize, batches: usize) -> Result<Figure, Failure> {
     })
 }
 
+/// Another thread on this one's core, which gives it back whenever it is handed over to it.
+pub(super) struct Mate {
+    own: Arc<GuestBell>,
+    other: Arc<GuestBell>,
+}
+
+impl Mate {
+    /// Does `work` on `core`, where there is a mate.
+    ///
+    /// # Errors
+    /// The core is not there, or not for us.
+    pub(super) fn beside<T: Send>(core: usize, work: impl FnOnce(&Mate) -> T + Send) -> Result<T, Failure> {
+        let ended = &AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (tell_own, own) = bounded::<Arc<GuestBell>>(1);
+            let (tell_other, other) = bounded::<Arc<GuestBell>>(1);
+            let mate = on_core(scope, core, move || {
+                let bell = Arc::new(GuestBell::of_this_thread());
+                let _ = tell_other.send(bell.clone());
+                let Ok(own) = own.recv() else { return };
+                while !ended.load(Ordering::Acquire) {
+                    bell.wait(Some(GREETING));
+                    if bell.take() {
+                        own.ring();
+                    }
+                }
+            });
+            let here = on_core(scope, core, move || {
+                let own = Arc::new(GuestBell::of_this_thread());
+                // Who is to be told is there, or says why not.
+                let _ = tell_own.send(own.clone());
+                let mate = Mate { own, other: other.recv().ok()? };
+                let done = work(&mate);
+                ended.store(true, Ordering::Release);
+                mate.other.ring();
+                Some(done)
+            });
+            let done = here.join();
+            mate.join()?;
+            Ok(done?.expect("the mate is there, or has said why not"))
+        })
+    }
+
+    /// Lets the mate have the core, until it gives it back.
+    pub(super) fn hand_over(&self) {
+        self.other.ring();
+        while !self.own.take() {
+            self.own.wait(Some(GREETING));
+        }
+    }
+
+    /// What that takes when it has just been done.
+    pub(super) fn usual_ns(&self, clock: &Clock) -> f64 {
+        self.hand_over();
+        let begin = Instant::now();
+        self.hand_over();
+        clock.since(begin)
+    }
+}
+
 /// Processor time of a thread that sleeps for [`TIMER`] and is woken up by nothing else.
 pub(super) fn timer(batches: usize) -> Figure {
     let batch = || {

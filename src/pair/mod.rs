@@ -23,6 +23,7 @@ mod tap;
 mod tenant;
 mod trial;
 
+pub(crate) use arch::{Contender, Relay, by_hand};
 pub use exploration::explore;
 pub(crate) use exploration::explore_once;
 

@@ -60,7 +60,7 @@ impl DriverDomain {
         host.signal(self.task(usize::from(vm) % self.rounds.len()), 0, 0);
     }
 
-    /// A vCPU goes on with its round.
+    /// A vCPU goes on with its round, until it has carried something: then it may have told VMs, which may take its core.
     pub(crate) fn step(&mut self, host: &SimHost, vcpu: usize, quantum_ns: u64) -> Shift {
         if host.take_signal(self.task(vcpu)) {
             host.clock.charge(Account::Entry, host.prices.interrupt);
@@ -69,7 +69,7 @@ impl DriverDomain {
         let count = self.rounds.len();
         let vms = self.bridge.vms();
         let stops = 2 * vms.saturating_sub(vcpu).div_ceil(count);
-        while host.clock.spent_ns() < end_ns {
+        loop {
             let Round { next, was_busy } = self.rounds[vcpu];
             if next == stops {
                 self.rounds[vcpu] = Round::default();
@@ -86,8 +86,10 @@ impl DriverDomain {
             let (vm, is_taking) = (vcpu + next % (stops / 2) * count, next < stops / 2);
             let busy = self.carry(host, vm, is_taking, end_ns);
             self.rounds[vcpu] = Round { next: next + 1, was_busy: was_busy || busy };
+            if busy {
+                return Shift::Busy;
+            }
         }
-        Shift::Busy
     }
 
     /// A batch from a VM's ring to others' queues, or from a VM's queue to its ring. Answers whether there was any frame.
@@ -113,7 +115,8 @@ impl DriverDomain {
         }
         host.clock.charge(Account::Entry, host.prices.grant_copy);
         if bridge.publish(vm) {
-            host.signal(TaskId(vm as u16), host.prices.event_channel, host.prices.event_channel);
+            host.clock.charge(Account::Entry, host.prices.event_channel);
+            host.signal(TaskId(vm as u16), 0, 0);
         }
         true
     }

@@ -2,14 +2,19 @@
 
 use super::super::cannot;
 use crate::exit::Failure;
-use crate::host::GuestBell;
+use crate::host::{GuestBell, pin_to};
 use crossbeam_channel::bounded;
+use std::io;
+use std::iter::Cycle;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::vec;
 
 /// Threads that each come to a `T`.
 pub(super) struct Crew<T> {
+    /// Where the next one runs, if they are pinned.
+    cores: Cycle<vec::IntoIter<usize>>,
     stopping: Arc<AtomicBool>,
     threads: Vec<(Arc<GuestBell>, JoinHandle<T>)>,
 }
@@ -34,30 +39,36 @@ impl Shift {
 }
 
 impl<T: Send + 'static> Crew<T> {
-    pub(super) fn new() -> Crew<T> {
-        Crew { stopping: Arc::default(), threads: Vec::new() }
+    /// Nobody yet. The threads are pinned to `cores` in turn, if there are any, where so many VMs' have left off.
+    pub(super) fn new(cores: &[usize], vms: usize) -> Crew<T> {
+        let mut cores = cores.to_vec();
+        let len = cores.len().max(1);
+        cores.rotate_left(vms % len);
+        Crew { cores: cores.into_iter().cycle(), stopping: Arc::default(), threads: Vec::new() }
     }
 
     /// One thread more. Answers the bell that notifies it.
     ///
     /// # Errors
-    /// The system gives us no thread.
+    /// The system gives us no thread, or not this core.
     pub(super) fn spawn(
         &mut self,
         name: String,
         life: impl FnOnce(&Shift) -> T + Send + 'static,
     ) -> Result<Arc<GuestBell>, Failure> {
         let stopping = self.stopping.clone();
+        let core = self.cores.next();
         let (bells, bell) = bounded(1);
         let spawned = thread::Builder::new().name(name).spawn(move || {
             let bell = Arc::new(GuestBell::of_this_thread());
             // Whoever spawned us waits for it.
-            let _ = bells.send(bell.clone());
+            let _ = bells.send((bell.clone(), core.map_or(Ok(()), pin_to)));
             life(&Shift { bell, stopping })
         });
         let thread = spawned.map_err(cannot("start a thread of the switch"))?;
-        let bell: Arc<GuestBell> = bell.recv().expect("the thread sends its bell before all else");
+        let (bell, pinned) = bell.recv().expect("the thread sends its bell before all else");
         self.threads.push((bell.clone(), thread));
+        pinned.map_err(io::Error::from).map_err(cannot("pin a thread of the switch"))?;
         Ok(bell)
     }
 

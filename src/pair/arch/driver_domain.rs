@@ -23,7 +23,7 @@
 
 use super::crew::{Crew, Shift};
 use super::port::{BATCH, Kick, Port, QUEUE_FRAMES};
-use super::{Architecture, Carried};
+use super::{Architecture, Carried, Relay};
 use crate::exit::{Failure, FailureKind};
 use crate::host::GuestBell;
 use crate::pair::cost::EntryCost;
@@ -44,8 +44,28 @@ pub(super) struct DriverDomain {
 }
 
 impl DriverDomain {
-    pub(super) fn new(cost: EntryCost) -> DriverDomain {
-        DriverDomain { cost, bell: Arc::default(), ports: Mutex::default(), crew: Mutex::new(Crew::new()) }
+    /// A domain for so many VMs, whose thread is pinned to the one of `cores`, if there are any, that comes behind theirs.
+    pub(super) fn new(cost: EntryCost, cores: &[usize], vms: usize) -> DriverDomain {
+        let crew = Mutex::new(Crew::new(cores, vms));
+        DriverDomain { cost, bell: Arc::default(), ports: Mutex::default(), crew }
+    }
+
+    /// What the domain of the VMs that are attached has.
+    fn domain(&self) -> Domain {
+        let ports = mem::take(&mut *self.ports.lock().unwrap_or_else(PoisonError::into_inner));
+        Domain {
+            cost: self.cost,
+            stations: Stations::new(ports.len()),
+            vifs: ports.into_values().map(|port| Vif { port, queue: VecDeque::new() }).collect(),
+            spare: Vec::new(),
+            carried: Carried::default(),
+        }
+    }
+
+    /// The domain without a thread of its own: whoever rings `bell` rings it.
+    pub(super) fn by_hand(&self, bell: &Arc<GuestBell>) -> impl Relay + use<> {
+        self.bell.get_or_init(|| bell.clone());
+        self.domain()
     }
 }
 
@@ -57,14 +77,7 @@ impl Architecture for DriverDomain {
     }
 
     fn start(&self) -> Result<(), Failure> {
-        let ports = mem::take(&mut *self.ports.lock().unwrap_or_else(PoisonError::into_inner));
-        let domain = Domain {
-            cost: self.cost,
-            stations: Stations::new(ports.len()),
-            vifs: ports.into_values().map(|port| Vif { port, queue: VecDeque::new() }).collect(),
-            spare: Vec::new(),
-            carried: Carried::default(),
-        };
+        let domain = self.domain();
         let mut crew = self.crew.lock().unwrap_or_else(PoisonError::into_inner);
         let bell = crew.spawn("domain".to_owned(), move |shift| domain.live(shift))?;
         self.bell.get_or_init(|| bell);
@@ -181,5 +194,19 @@ impl Domain {
     fn entry(&mut self) {
         self.carried.entries += 1;
         self.cost.pay();
+    }
+}
+
+impl Relay for Domain {
+    fn take(&mut self, vm: usize) -> bool {
+        Domain::take(self, vm)
+    }
+
+    fn give(&mut self, vm: usize) -> bool {
+        Domain::give(self, vm)
+    }
+
+    fn turn(&mut self, _vm: usize) -> bool {
+        self.work()
     }
 }

@@ -17,15 +17,18 @@ mod hyper_switch;
 mod port;
 mod vhost;
 
+use super::cost::EntryCost;
 use super::inprocess::Setting;
 use super::trial::Vm;
 use crate::cli::Arch;
 use crate::exit::Failure;
 use crate::host::GuestBell;
 use crate::report::VmReport;
+use driver_domain::DriverDomain;
 use hyper_switch_dataplane::VmBackend;
 use hyper_switch_pvnet::guest::Hypercall;
 use std::sync::Arc;
+use vhost::Vhost;
 
 /// What carries frames between the VMs of a trial.
 pub(super) trait Architecture: Sync {
@@ -64,7 +67,52 @@ pub(super) struct Carried {
 pub(super) fn of(setting: &Setting<'_>, vms: usize) -> Result<Box<dyn Architecture>, Failure> {
     Ok(match setting.arch {
         Arch::HyperSwitch => Box::new(hyper_switch::HyperSwitch::new(vms, setting)?),
-        Arch::DriverDomain => Box::new(driver_domain::DriverDomain::new(setting.cost)),
-        Arch::Vhost => Box::new(vhost::Vhost::new(vms)),
+        Arch::DriverDomain => Box::new(DriverDomain::new(setting.cost, setting.cores, vms)),
+        Arch::Vhost => Box::new(Vhost::new(setting.cores, vms)),
     })
+}
+
+/// A contender without threads of its own: whoever has it does what these do, and can time each part of it.
+pub(crate) trait Relay {
+    /// A batch of what a VM sent. Answers whether there was anything.
+    fn take(&mut self, vm: usize) -> bool;
+
+    /// A batch of what waits for a VM, likewise.
+    fn give(&mut self, vm: usize) -> bool;
+
+    /// A turn of the thread that serves the VM: all of it, in both directions. Answers whether there may be more; if not, it
+    /// would sleep.
+    fn turn(&mut self, vm: usize) -> bool;
+}
+
+/// What this switch is measured against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contender {
+    Vhost,
+    DriverDomain,
+}
+
+/// A contender to which these VMs are attached, and their ways in. The calling thread is told of their kicks by `bell`.
+pub(crate) fn by_hand(
+    arch: Contender,
+    vms: Vec<(VmBackend, Arc<GuestBell>)>,
+    bell: &Arc<GuestBell>,
+) -> (Box<dyn Relay>, Vec<Box<dyn Hypercall>>) {
+    fn ways(switch: &dyn Architecture, vms: Vec<(VmBackend, Arc<GuestBell>)>) -> Vec<Box<dyn Hypercall>> {
+        let attach = |(number, (rings, bell))| switch.attach(Vm::numbered(number), rings, bell);
+        let ways = vms.into_iter().enumerate().map(attach).collect::<Result<_, _>>();
+        ways.expect("a contender has room for all VMs")
+    }
+    match arch {
+        Contender::Vhost => {
+            let switch = Vhost::new(&[], vms.len());
+            let ways = ways(&switch, vms);
+            (Box::new(switch.by_hand(bell)), ways)
+        }
+        Contender::DriverDomain => {
+            let switch = DriverDomain::new(EntryCost::default(), &[], vms.len());
+            let ways = ways(&switch, vms);
+            (Box::new(switch.by_hand(bell)), ways)
+        }
+    }
 }

@@ -18,7 +18,7 @@
 
 use super::crew::{Crew, Shift};
 use super::port::{BATCH, Kick, Port, QUEUE_FRAMES};
-use super::{Architecture, Carried};
+use super::{Architecture, Carried, Relay};
 use crate::exit::{Failure, FailureKind};
 use crate::host::GuestBell;
 use crate::pair::trial::Vm;
@@ -54,7 +54,8 @@ struct Tap {
 }
 
 impl Vhost {
-    pub(super) fn new(vms: usize) -> Vhost {
+    /// A switch for so many VMs, whose workers are pinned to `cores` in turn, behind the VMs.
+    pub(super) fn new(cores: &[usize], vms: usize) -> Vhost {
         let tap = || Tap {
             queue: ArrayQueue::new(QUEUE_FRAMES),
             dropped: AtomicU64::new(0),
@@ -62,7 +63,29 @@ impl Vhost {
         };
         let taps = (0..vms).map(|_| tap()).collect();
         let bridge = Bridge { taps, stations: Stations::new(vms), spare: Mutex::default() };
-        Vhost { bridge: Arc::new(bridge), ports: Mutex::default(), crew: Mutex::new(Crew::new()) }
+        Vhost { bridge: Arc::new(bridge), ports: Mutex::default(), crew: Mutex::new(Crew::new(cores, vms)) }
+    }
+
+    /// What the workers of the VMs that are attached have, in the order of their numbers.
+    fn workers(&self) -> Vec<Worker> {
+        let ports = mem::take(&mut *self.ports.lock().unwrap_or_else(PoisonError::into_inner));
+        let worker = |(number, port)| Worker {
+            number,
+            port,
+            bridge: self.bridge.clone(),
+            spare: Vec::new(),
+            stuck: None,
+            wakeups: 0,
+        };
+        ports.into_iter().map(worker).collect()
+    }
+
+    /// The workers without threads of their own: whoever rings `bell` rings all of them.
+    pub(super) fn by_hand(&self, bell: &Arc<GuestBell>) -> impl Relay + use<> {
+        for tap in &self.bridge.taps {
+            tap.worker.get_or_init(|| bell.clone());
+        }
+        self.workers()
     }
 }
 
@@ -74,18 +97,9 @@ impl Architecture for Vhost {
     }
 
     fn start(&self) -> Result<(), Failure> {
-        let ports = mem::take(&mut *self.ports.lock().unwrap_or_else(PoisonError::into_inner));
         let mut crew = self.crew.lock().unwrap_or_else(PoisonError::into_inner);
-        for (number, port) in ports {
-            let name = format!("vhost-{}", port.report.name);
-            let worker = Worker {
-                number,
-                port,
-                bridge: self.bridge.clone(),
-                spare: Vec::new(),
-                stuck: None,
-                wakeups: 0,
-            };
+        for worker in self.workers() {
+            let (number, name) = (worker.number, format!("vhost-{}", worker.port.report.name));
             let bell = crew.spawn(name, move |shift| worker.live(shift))?;
             self.bridge.taps[number].worker.get_or_init(|| bell);
         }
@@ -122,11 +136,16 @@ impl Worker {
     fn live(mut self, shift: &Shift) -> Carried {
         shift.work(|notified| {
             self.wakeups += u64::from(notified);
-            let busy = self.transmit() | self.receive();
-            busy || self.port.enable_kicks(self.stuck.is_some())
+            self.work()
         });
         self.port.dropped(self.bridge.taps[self.number].dropped.load(Ordering::Relaxed));
         Carried { vms: vec![self.port.report], entries: 0, wakeups: self.wakeups }
+    }
+
+    /// A batch in each direction. Answers whether there is more, or may be.
+    fn work(&mut self) -> bool {
+        let busy = self.transmit() | self.receive();
+        busy || self.port.enable_kicks(self.stuck.is_some())
     }
 
     /// A batch from the VM's transmit ring to others' TAPs.
@@ -197,6 +216,20 @@ impl Worker {
             pool.extend(self.spare.drain(BATCH..));
         }
         given > 0
+    }
+}
+
+impl Relay for Vec<Worker> {
+    fn take(&mut self, vm: usize) -> bool {
+        self[vm].transmit()
+    }
+
+    fn give(&mut self, vm: usize) -> bool {
+        self[vm].receive()
+    }
+
+    fn turn(&mut self, vm: usize) -> bool {
+        self[vm].work()
     }
 }
 
