@@ -1,9 +1,9 @@
 //! Whole runs: what holds for each, and what the architectures and optimisations come to beside each other.
 
 use hyper_switch_dataplane::policy::Optimisations;
-use hyper_switch_sim::costs::CostTable;
+use hyper_switch_sim::costs::{CostRow, CostTable, Unit};
 use hyper_switch_sim::machine::Machine;
-use hyper_switch_sim::scenario::{Arch, Outcome, Scenario, ScenarioError};
+use hyper_switch_sim::scenario::{Arch, HostKind, Outcome, Scenario, ScenarioError};
 use hyper_switch_sim::scheduler::SchedulerConfig;
 use hyper_switch_sim::simulation::Simulation;
 use hyper_switch_sim::{Account, Workload};
@@ -159,6 +159,31 @@ fn optimisations_do_what_they_are_for() {
     assert!(batched < calls / 2.0, "{batched} {calls}");
     let (_, sender, receiver, others) = with(Optimisations { offload: true, ..Optimisations::NONE });
     assert!(others > 3 * (sender + receiver), "{sender} {receiver} {others}");
+}
+
+/// Holds that a driver domain gives its core up behind each batch: the VMs that it tells of frames have taken these before its
+/// queue for them is full.
+#[test]
+fn a_driver_domain_is_preempted_behind_a_batch() {
+    let datagrams = Workload::Datagrams { frame_bytes: 1_500, rate_per_s: None };
+    let mut costs = CostTable::embedded("opteron").unwrap();
+    // A core that is quick at everything: many batches to a quantum.
+    for row in costs.rows().to_vec() {
+        let value = if row.unit == Unit::Nanoseconds { row.value.min(20.0) } else { row.value };
+        costs.set(CostRow { value, ..row }).unwrap();
+    }
+    let outcome = run(Scenario {
+        machine: Machine { cores: 1, cores_per_cache: 1 },
+        scheduler: SchedulerConfig::Eevdf { slice_us: 1_400, tick_us: 4_000 },
+        costs,
+        host: HostKind::Threads,
+        domain_vcpus: 1,
+        socket_copies: false,
+        quantum: Duration::from_micros(200),
+        ..scenario(Arch::DriverDomain, 1, datagrams)
+    });
+    let taken = outcome.vms[1].taken;
+    assert!(outcome.dropped * 10 < taken, "{} of {taken} and these dropped", outcome.dropped);
 }
 
 /// Holds that what cannot be run is refused by name.

@@ -91,3 +91,29 @@ impl<T> Drop for Crew<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::usable_cpus;
+    use rustix::thread::{CpuSet, sched_getaffinity};
+
+    /// Holds that threads are pinned in turn from where the VMs left off, and nowhere without cores.
+    #[test]
+    fn threads_are_pinned_behind_the_vms() {
+        let may_use = |cores: &[usize], vms| {
+            let mut crew = Crew::new(cores, vms);
+            for _ in 0..2 {
+                crew.spawn("pinned".into(), |_| sched_getaffinity(None).unwrap()).unwrap();
+            }
+            let list = |set: CpuSet| (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect::<Vec<_>>();
+            crew.stop().into_iter().map(list).collect::<Vec<_>>()
+        };
+        let all = usable_cpus();
+        assert_eq!(may_use(&[], 3), [all.clone(), all.clone()]);
+        assert_eq!(may_use(&all[..1], 3), [all[..1].to_vec(), all[..1].to_vec()]);
+        if let [first, second, ..] = all[..] {
+            assert_eq!(may_use(&[first, second], 3), [[second], [first]]);
+        }
+    }
+}
