@@ -25,6 +25,12 @@ const ERROR_BAR_END: i32 = 4;
 const DASHES: (u32, u32) = (7, 5);
 const FONT: &str = "sans-serif";
 const LABEL_SIZE: i32 = 12;
+/// Of labels beside each other; they are no smaller, and a letter is about so wide, as a part of their size.
+const LEAST_LABEL_SIZE: i32 = 7;
+const LETTER_WIDTH: f64 = 0.52;
+const MARGIN: u32 = 12;
+/// Of the labels beside the vertical axis, with its description.
+const Y_LABELS_WIDTH: u32 = 72;
 const TITLE_SIZE: i32 = 18;
 /// The height of a row, and of what is above and below all rows.
 const ROW_HEIGHT: u32 = 24;
@@ -329,7 +335,7 @@ impl Rows {
         let ticks = Ticks::of_groups(self.rows.iter().rev());
         let mut chart = ChartBuilder::on(&chart)
             .caption(&self.title, (FONT, TITLE_SIZE))
-            .margin(12)
+            .margin(MARGIN)
             .x_label_area_size(48)
             .y_label_area_size(150)
             .build_cartesian_2d(least - margin..most + margin, ticks)?;
@@ -384,6 +390,13 @@ impl Ticks {
         let at = names.enumerate().map(|(group, name)| (group as f64 + 0.5, name.clone())).collect();
         Ticks { end, at }
     }
+
+    /// The size of labels that do not run into each other on an axis of so many pixels; no more than usual.
+    fn label_size(&self, width: u32) -> i32 {
+        let longest = self.at.iter().map(|(_, name)| name.chars().count()).max().unwrap_or_default();
+        let room = f64::from(width) / (longest + 1) as f64 / self.at.len().max(1) as f64;
+        ((room / LETTER_WIDTH) as i32).clamp(LEAST_LABEL_SIZE, LABEL_SIZE)
+    }
 }
 
 impl Ranged for Ticks {
@@ -416,11 +429,13 @@ fn axes<'a, 'b>(
     (x_axis, ticks): (&str, Ticks),
     (y_axis, y_end): (&str, f64),
 ) -> Result<Chart<'a, 'b>, Box<dyn Error>> {
+    let plot_width = area.dim_in_pixel().0.saturating_sub(Y_LABELS_WIDTH + 2 * MARGIN);
+    let label_size = ticks.label_size(plot_width);
     let mut chart = ChartBuilder::on(area)
         .caption(title, (FONT, TITLE_SIZE))
-        .margin(12)
+        .margin(MARGIN)
         .x_label_area_size(48)
-        .y_label_area_size(72)
+        .y_label_area_size(Y_LABELS_WIDTH)
         .build_cartesian_2d(ticks, 0.0..y_end)?;
     chart
         .configure_mesh()
@@ -429,6 +444,8 @@ fn axes<'a, 'b>(
         .x_desc(x_axis)
         .y_desc(y_axis)
         .label_style((FONT, LABEL_SIZE))
+        .x_label_style((FONT, label_size))
+        .axis_desc_style((FONT, LABEL_SIZE))
         .draw()?;
     Ok(chart)
 }
