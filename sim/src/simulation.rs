@@ -676,7 +676,7 @@ impl<'w> Simulation<'w> {
         self.scheduler.ran(core, ns, self.now_ns);
     }
 
-    /// The step of the VM that has `core`, which is put aside, goes on when the VM has a core again.
+    /// The step of the VM that has `core`, which is put aside, goes on when the VM has a core again, and its quantum begins anew.
     fn break_off(&mut self, core: CoreId) {
         let left_ns = self.host.clock.now_of(core).since(Nanos(self.now_ns)).as_nanos() as u64;
         let task = self.scheduler.preempt(core).expect("a step is of a task that has its core");

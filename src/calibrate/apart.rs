@@ -5,8 +5,8 @@
 //! The guests take turns of 64 frames, on one core and on two, as long as nothing else goes on.
 
 use super::core::on_core;
-use super::figure::{Clock, Figure};
-use super::switching::{BATCH, FRAME_BYTES, Lookup, Pair, STEPS};
+use super::figure::{Clock, Figure, median};
+use super::switching::{BATCH, End, FRAME_BYTES, Lookup, Pair, STEPS};
 use crate::exit::Failure;
 use hyper_switch_dataplane::policy::Optimisations;
 use std::hint::spin_loop;
@@ -61,9 +61,8 @@ fn apart(
     let (switch, host) = (&*switch, &host);
     // Even: the sender's turn.
     let turn = &AtomicU64::new(0);
-    let steps = batches * STEPS;
     thread::scope(|scope| {
-        let live = |end: &mut super::switching::End, first: u64| -> Vec<f64> {
+        let live = |end: &mut End, first: u64| -> Vec<f64> {
             let (clock, mut next) = (Clock::new(), first);
             let mut step = || {
                 while turn.load(Ordering::Acquire) != next {
@@ -74,7 +73,7 @@ fn apart(
                 next += 2;
                 ns
             };
-            (0..steps / STEPS).map(|_| batch(&mut step)).collect()
+            (0..batches).map(|_| batch(&mut step)).collect()
         };
         let other = on_core(scope, there, move || live(&mut receiver, 1));
         let here = on_core(scope, here, move || live(&mut sender, 0));
@@ -85,5 +84,5 @@ fn apart(
 
 /// What a frame takes in the middle one of a batch's steps.
 fn batch(step: &mut impl FnMut() -> f64) -> f64 {
-    super::figure::median((0..STEPS).map(|_| step()).collect()) / f64::from(BATCH)
+    median((0..STEPS).map(|_| step()).collect()) / f64::from(BATCH)
 }

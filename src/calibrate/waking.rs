@@ -1,4 +1,4 @@
-//! What threads pay to look at what others wrote, to wake each other up, to fall asleep, to take turns on a core, and for a timer; and how long it
+//! What threads pay to wake each other up, to fall asleep, to take turns on a core, for a claim and for a timer; and how long it
 //! takes until who was woken runs.
 
 use super::core::on_core;
