@@ -232,50 +232,16 @@ fn work(memory: &mut [u8], stamp: u8) {
 
 /// What it takes a core to go from one thread to another when the first one wakes the other up and falls asleep.
 pub(super) fn naps(core: usize, batches: usize) -> Result<Figure, Failure> {
-    // One batch more, until the other thread is there.
-    let naps = (batches as u32 + 1) * TURNS;
-    let nap = &AtomicU32::new(0);
-    let awaits = move |bell: &GuestBell, number| {
-        while nap.load(Ordering::Acquire) != number {
-            bell.wait(Some(GREETING));
-            bell.take();
-        }
-    };
-    let ends = move |number, next: &GuestBell| {
-        nap.store(number, Ordering::Release);
-        next.ring();
-    };
-    thread::scope(|scope| {
-        let (tell_first, first) = bounded::<Arc<GuestBell>>(1);
-        let (tell_second, second) = bounded::<Arc<GuestBell>>(1);
-        let other = on_core(scope, core, move || {
-            let bell = Arc::new(GuestBell::of_this_thread());
-            let _ = tell_second.send(bell.clone());
-            let Ok(first) = first.recv() else { return };
-            for number in (1..naps).step_by(2) {
-                awaits(&bell, number);
-                ends(number + 1, &first);
-            }
-        });
-        let here = on_core(scope, core, move || {
-            let bell = Arc::new(GuestBell::of_this_thread());
-            // Who is to be told is there, or says why not.
-            let _ = tell_first.send(bell.clone());
-            let second = second.recv().ok()?;
-            let batch = |batch: u32| {
-                let begin = Instant::now();
-                for number in (batch * TURNS..(batch + 1) * TURNS).step_by(2) {
-                    ends(number + 1, &second);
-                    awaits(&bell, number + 2);
-                }
-                nanoseconds(begin.elapsed()) / f64::from(TURNS)
-            };
-            batch(0);
-            Some(Figure::of((1..=batches as u32).map(batch).collect()))
-        });
-        let figure = here.join();
-        other.join()?;
-        Ok(figure?.expect("the other thread ends last, or has said why not"))
+    Mate::beside(core, |mate| {
+        let batch = || {
+            let begin = Instant::now();
+            // There and back.
+            (0..TURNS / 2).for_each(|_| mate.hand_over());
+            nanoseconds(begin.elapsed()) / f64::from(TURNS)
+        };
+        // Until the other thread is there.
+        batch();
+        Figure::of((0..batches).map(|_| batch()).collect())
     })
 }
 
